@@ -1,0 +1,1 @@
+"""Offline, restartable work on recorded traffic and workloads."""

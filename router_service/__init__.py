@@ -1,0 +1,1 @@
+"""The HTTP edge: one request path from admission to record."""
