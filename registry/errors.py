@@ -1,32 +1,32 @@
 """The one error tree. Classes carry what a caller must know; HTTP status and log level are tables at the edge.
 
-    JourneymanError
-    ├── BadInputError              the caller's or operator's text is wrong
-    │   ├── InvalidRequestError    a request that cannot be served as it stands
-    │   ├── ConfigError            registry.yaml, a policy file or a setting
-    │   ├── UnknownModelError
-    │   ├── NotFoundError          no such record, plan, cluster, route
-    │   └── WorkloadError          a workload folder or row that cannot be read
-    ├── AuthenticationError
-    ├── PermissionDeniedError
-    ├── RateLimitedError
-    ├── BudgetExceededError
-    ├── PayloadTooLargeError
-    ├── NoCandidateError           every candidate was rejected; the reasons are in the message
-    ├── VerificationFailedError    the chain is spent and no answer was believed
-    ├── BackendError
-    │   ├── BackendUnavailableError   refused, reset, 5xx, died
-    │   ├── BackendTimeoutError       a deadline passed; `phase` says which
-    │   ├── BackendRejectedError      the backend answered 4xx
-    │   ├── BackendOverloadedError    429 or 503 with a wait
-    │   ├── BreakerOpenError          not tried: it failed too often just now
-    │   └── StreamCutError            the stream ended without its end
-    ├── StorageError
-    │   ├── CorruptSegmentError
-    │   └── StoreLockedError
-    ├── RedactionError             fails closed: nothing is written
-    ├── EnvironmentFaultError      a missing program, package, folder or port
-    └── GateFailedError            a check that is meant to fail did
+JourneymanError
+├── BadInputError              the caller's or operator's text is wrong
+│   ├── InvalidRequestError    a request that cannot be served as it stands
+│   ├── ConfigError            registry.yaml, a policy file or a setting
+│   ├── UnknownModelError
+│   ├── NotFoundError          no such record, plan, cluster, route
+│   └── WorkloadError          a workload folder or row that cannot be read
+├── AuthenticationError
+├── PermissionDeniedError
+├── RateLimitedError
+├── BudgetExceededError
+├── PayloadTooLargeError
+├── NoCandidateError           every candidate was rejected; the reasons are in the message
+├── VerificationFailedError    the chain is spent and no answer was believed
+├── BackendError
+│   ├── BackendUnavailableError   refused, reset, 5xx, died
+│   ├── BackendTimeoutError       a deadline passed; `phase` says which
+│   ├── BackendRejectedError      the backend answered 4xx
+│   ├── BackendOverloadedError    429 or 503 with a wait
+│   ├── BreakerOpenError          not tried: it failed too often just now
+│   └── StreamCutError            the stream ended without its end
+├── StorageError
+│   ├── CorruptSegmentError
+│   └── StoreLockedError
+├── RedactionError             fails closed: nothing is written
+├── EnvironmentFaultError      a missing program, package, folder or port
+└── GateFailedError            a check that is meant to fail did
 """
 
 from __future__ import annotations
