@@ -1,0 +1,152 @@
+"""What is stored: one event a line in the spool, one row in the store. Already redacted when it gets here.
+
+Stored formats only grow: a field may be added with a default, never renamed or removed. Times are Unix
+milliseconds, costs US dollars. Content fields are None where the tenant's content mode says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+ContentMode = Literal["redacted", "hash", "none"]
+AttemptOutcome = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
+CallOutcome = Literal["verified", "unverified", "failed", "cancelled"]
+ClusterSource = Literal["signature", "pattern", "keyword", "none"]
+
+
+class AttemptRecord(Struct, frozen=True, omit_defaults=True):
+    """One call of one candidate, and what came of it."""
+
+    candidate: str
+    backend: str
+    outcome: AttemptOutcome
+    reason: str = ""
+    """Why it was not believed, in words; empty when verified."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    usage_estimated: bool = False
+    cost_usd: float = 0.0
+    latency_ms: float = 0.0
+    first_token_ms: float | None = None
+    confidence: float | None = None
+    """Sum of the answer's token log-probabilities."""
+    finish_reason: str = ""
+
+
+class CandidateRecord(Struct, frozen=True, omit_defaults=True):
+    """A candidate as the planner saw it: figures when it could be picked, else the reason of its rejection."""
+
+    name: str
+    kind: str = "model"
+    quality: float | None = None
+    cost_usd: float | None = None
+    latency_p95_ms: float | None = None
+    propensity: float = 0.0
+    rejection: str = ""
+    rejection_code: str = ""
+
+
+class PlanRecord(Struct, frozen=True, omit_defaults=True):
+    """The decision, complete enough to be explained and replayed."""
+
+    id: str
+    primary: str
+    escalation_chain: tuple[str, ...] = ()
+    justification: str = ""
+    candidates: tuple[CandidateRecord, ...] = ()
+    expected_cost_usd: tuple[float, float] = (0.0, 0.0)
+    expected_latency_p95_ms: float = 0.0
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """task_features, cluster_id, latency_budget_ms, max_cost_usd, safety_level, user_tier."""
+    catalog_digest: str = ""
+    policy_digest: str = ""
+
+
+class CallRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="call"):
+    """One call of a caller, from admission to answer."""
+
+    id: str
+    at_ms: int
+    v: int = 1
+    route: Literal["chat", "ask"] = "chat"
+    tenant: str = "default"
+    key_id: str = ""
+    end_user: str = ""
+    """A keyed hash of the caller's `user`; never the value."""
+    streamed: bool = False
+    requested_model: str = "auto"
+    signature: str = ""
+    prompt_hash: str = ""
+    """A keyed hash of the messages, equal for equal prompts."""
+    cluster: str = "unknown"
+    cluster_source: ClusterSource = "none"
+    task_type: str = ""
+    """The caller's hint, as given."""
+    hint_agrees: bool | None = None
+    content_mode: ContentMode = "redacted"
+    messages: list[dict[str, Any]] | None = None
+    """What varies: every message but the leading system prompt, which is in the SignatureRecord."""
+    answer_text: str | None = None
+    answer_tool_calls: list[dict[str, Any]] | None = None
+    redactions: dict[str, int] = field(default_factory=dict)
+    withheld: str = ""
+    """Why the content is missing although the mode would keep it (redaction failed closed)."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    plan: PlanRecord | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    served_by: str = ""
+    frontier: str = ""
+    outcome: CallOutcome = "failed"
+    error_code: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    """All attempts together."""
+    frontier_cost_usd: float = 0.0
+    """What the frontier alone would have cost for the same call."""
+    latency_ms: float = 0.0
+    first_token_ms: float | None = None
+    decision_ms: float = 0.0
+    """Signature, classification, constraints and plan."""
+    escalated: bool = False
+    cache_hit: bool = False
+
+
+class SignatureRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="signature"):
+    """The fixed part of calls, stored once for a tenant and not with every call."""
+
+    id: str
+    """`{tenant}:{signature}`: loading it twice changes nothing."""
+    at_ms: int
+    signature: str
+    tenant: str = "default"
+    v: int = 1
+    content_mode: ContentMode = "redacted"
+    system: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    tool_names: tuple[str, ...] = ()
+
+
+class FeedbackRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="feedback"):
+    """What somebody learned later about a call; joins by `call_id`."""
+
+    id: str
+    call_id: str
+    at_ms: int
+    v: int = 1
+    tenant: str = "default"
+    outcome: Literal["success", "failure"] | None = None
+    score: float | None = None
+    """0 to 1."""
+    comment: str | None = None
+    correction: str | None = None
+    """What the answer should have been."""
+    source: str = "caller"
+
+
+Event = CallRecord | SignatureRecord | FeedbackRecord
