@@ -149,4 +149,31 @@ class FeedbackRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", 
     source: str = "caller"
 
 
-Event = CallRecord | SignatureRecord | FeedbackRecord
+class CatalogRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="catalog"):
+    """What could answer from this moment on: one snapshot for each catalog digest."""
+
+    id: str
+    """The digest: the same catalog seen twice is stored once."""
+    at_ms: int
+    digest: str
+    v: int = 1
+    models: list[dict[str, Any]] = field(default_factory=list)
+    """The registry's entries, models and specialists alike."""
+
+
+class StageMoveRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="stage_move"):
+    """A specialist's move from one stage to another, with the evidence for it."""
+
+    id: str
+    at_ms: int
+    specialist: str
+    before: str
+    after: str
+    v: int = 1
+    actor: str = ""
+    reason: str = ""
+    receipt: dict[str, Any] = field(default_factory=dict)
+    """The signed ledger entry, or what identifies it."""
+
+
+Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord
