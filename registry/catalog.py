@@ -53,9 +53,7 @@ class Catalog(Struct, frozen=True):
         serving = [s.id for s in self.file.specialists if s.name == name and s.stage in ("canary", "active")]
         if len(serving) == 1:
             return serving[0]
-        raise UnknownModelError(
-            f"The model `{name}` does not exist. Known: {', '.join(self.names())}.", param="model"
-        )
+        raise UnknownModelError(f"The model `{name}` does not exist. Known: {', '.join(self.names())}.", param="model")
 
     def names(self) -> Iterator[str]:
         """Every name that a caller may use, `auto` first."""

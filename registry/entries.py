@@ -14,7 +14,9 @@ from .stages import Stage
 SafetyGrade = Literal["A", "B", "C", "D"]
 BackendKind = Literal["embedded", "vllm", "openai", "echo"]
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")]
+Expandable = Annotated[str, Meta(extra={"environment": True})]
+"""Text in which `${NAME}` and `${NAME:-default}` stand for environment variables."""
 Positive = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Millis = Annotated[float, Meta(gt=0)]
@@ -35,12 +37,15 @@ class BackendEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     name: Name
     kind: BackendKind
-    url: str | None = None
-    """Base URL up to and including `/v1`; not for `embedded` (started by us) and `echo` (in process)."""
+    url: Expandable | None = None
+    """Base URL up to and including `/v1`; `${NAME:-default}` allowed.
+
+    Not for `embedded` (started by us) and `echo` (in process).
+    """
     api_key_env: str | None = None
     """Name of the environment variable that holds the provider's key."""
-    model: str | None = None
-    """For `embedded`: which weights the engine loads (a bundled name, a folder or an HF id)."""
+    model: Expandable | None = None
+    """For `embedded`: which weights the engine loads (a bundled name, a folder or an HF id); `${NAME}` allowed."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     max_connections: Positive = 256
     max_retries: Annotated[int, Meta(ge=0, le=10)] = 2
@@ -63,8 +68,8 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     model_name: Name
     backend: Name
-    upstream_name: str | None = None
-    """What the backend calls it; `model_name` when absent."""
+    upstream_name: Expandable | None = None
+    """What the backend calls it; `model_name` when absent. `${NAME}` allowed."""
     params: Positive | None = None
     context_len: Positive = 4096
     license: str = "unknown"
@@ -98,8 +103,8 @@ class TemplateEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class SpecialistEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base model + LoRA adapter + prompt template, for one or more clusters. Immutable, `name@digest12`."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    digest: Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-f]{12,64}$")]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*\Z")]
+    digest: Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-f]{12,64}\Z")]
     base: Name
     """A `model_name` of this registry."""
     adapter: str
