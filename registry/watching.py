@@ -13,7 +13,9 @@ from pathlib import Path
 
 from .loading import Attempt, CatalogHolder, ReloadStatus
 
-Signature = tuple[int, int, int, int]
+Signature = tuple[int, ...]
+
+_NEVER_READ: Signature = ()
 
 _SETTLE_S = 0.1
 _CLOCK_GRAIN_NS = 2_000_000_000
@@ -29,7 +31,7 @@ async def watch(
     tried again at each poll, because the mend may lie elsewhere (an adapter's folder, say). Reading and
     checking run in a thread; the swap and the listeners run in the event loop.
     """
-    seen: Signature | None = None
+    seen: Signature | None = _NEVER_READ
     while True:
         before = await asyncio.to_thread(signature_of, holder.path)
         if before != seen or not holder.status.ok or _is_recent(before):
