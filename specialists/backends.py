@@ -16,6 +16,7 @@ from registry.errors import ConfigError
 
 from .backend import Backend
 from .echo import EchoBackend
+from .embedded import EmbeddedBackend
 from .openai_http import OpenAIBackend
 from .openai_wire import Dialect
 from .upstream import Access
@@ -24,8 +25,8 @@ from .upstream import Access
 class BackendContext(Struct, frozen=True):
     """What backends need of their surroundings."""
 
-    state_dir: Path
-    """Where the embedded engine keeps its log."""
+    state: Path
+    """The state folder; the embedded engine keeps its log there."""
     environment: Mapping[str, str] = {}
     """Where `api_key_env` is looked up; os.environ in production."""
     draw: Callable[[], float] = random.random
@@ -43,6 +44,10 @@ def _openai(entry: BackendEntry, context: BackendContext) -> Backend:
 
 def _vllm(entry: BackendEntry, context: BackendContext) -> Backend:
     return OpenAIBackend(entry, _access(entry, context), Dialect(fetches_media=False), context.draw)
+
+
+def _embedded(entry: BackendEntry, context: BackendContext) -> Backend:
+    return EmbeddedBackend(entry, context.state, draw=context.draw)
 
 
 def _echo(entry: BackendEntry, context: BackendContext) -> Backend:
@@ -67,5 +72,6 @@ def _provider_dialect(entry: BackendEntry) -> Dialect:
 _KINDS: dict[str, Callable[[BackendEntry, BackendContext], Backend]] = {
     "openai": _openai,
     "vllm": _vllm,
+    "embedded": _embedded,
     "echo": _echo,
 }

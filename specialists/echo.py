@@ -84,6 +84,13 @@ class EchoBackend:
         """Always well."""
         return Health(True)
 
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def served_models(self) -> frozenset[str]:
+        """The names of the adapters."""
+        return frozenset(self.adapters)
+
     async def load_adapter(self, name: str, path: str) -> None:
         """Remember the name."""
         self.adapters[name] = path

@@ -99,6 +99,19 @@ class Answer(Struct):
     error: Any = None
 
 
+class ModelCard(Struct):
+    """One entry of `/models`."""
+
+    id: str
+
+
+class ModelList(Struct):
+    """The answer of `/models`."""
+
+    data: list[ModelCard]
+
+
+_MODELS = msgspec.json.Decoder(ModelList)
 _DECODER = msgspec.json.Decoder(Answer)
 
 
@@ -115,6 +128,14 @@ def decode_answer(data: bytes, backend: str) -> Answer:
         return _DECODER.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise BackendError(f"backend {backend!r} sent malformed JSON: {str(error)[:200]}", backend=backend) from None
+
+
+def read_model_names(data: bytes, backend: str) -> frozenset[str]:
+    """Read the list of models. Raises BackendError."""
+    try:
+        return frozenset(card.id for card in _MODELS.decode(data).data)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise BackendError(f"backend {backend!r} sent a malformed list of models: {error}", backend=backend) from None
 
 
 def read_completion(answer: Answer, call: Call, backend: str) -> Completion:

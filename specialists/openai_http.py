@@ -18,7 +18,7 @@ from .calls import Call, Completion, Delta, Sampling
 from .deadlines import CallClock, Due
 from .http_connection import Connection
 from .http_pool import HttpPool
-from .openai_answers import decode_answer, read_completion
+from .openai_answers import decode_answer, read_completion, read_model_names
 from .openai_errors import event_error
 from .openai_stream import StreamReader
 from .openai_wire import Dialect, encode_call
@@ -112,6 +112,15 @@ class OpenAIBackend:
             if error.status not in (400, 404):
                 raise
 
+    async def start(self) -> None:
+        """Nothing to start: connections are opened as calls come."""
+
+    async def served_models(self) -> frozenset[str]:
+        """Return the names of the models and adapters that it serves. Raises BackendError."""
+        clock = CallClock.start(self.entry.deadlines, PROBE_MS, now_s())
+        body = await self._ask_aside(Request(self.pool.get_head("/models")), clock)
+        return read_model_names(body, self.entry.name)
+
     async def close(self) -> None:
         """Release connections."""
         self.pool.close()
@@ -144,11 +153,11 @@ class OpenAIBackend:
         request = self._caller.post(path, msgspec.json.encode(payload))
         await self._ask_aside(request, self._slow_clock())
 
-    async def _ask_aside(self, request: Request, clock: CallClock) -> None:
+    async def _ask_aside(self, request: Request, clock: CallClock) -> bytes:
         """Ask outside the breaker: a probe or an adapter says nothing about answering calls."""
         connection = await self._caller.try_once(request, clock)
         try:
-            await self._caller.read_body(connection, clock)
+            return await self._caller.read_body(connection, clock)
         finally:
             self.pool.release(connection)
 
