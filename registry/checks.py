@@ -6,6 +6,7 @@ environment variables exist; never reads a key's value, and never calls a backen
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from .url_checks import url_problems
 
 LOADS_ADAPTERS = frozenset({"embedded", "vllm"})
 EVERY_CLUSTER = "*"
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Subject(Struct):
@@ -65,8 +68,18 @@ def _backends(subject: Subject) -> None:
             subject.add(f"{path}.model", "an embedded backend needs model", "e.g. model: smollm2-135m-instruct")
         if backend.kind != "embedded" and backend.model:
             subject.warn(f"{path}.model", f"has no effect on kind {backend.kind}", "name models under `models`")
-        if backend.api_key_env and not subject.environ.get(backend.api_key_env):
-            subject.warn(f"{path}.api_key_env", f"environment variable {backend.api_key_env} is not set", "set it")
+        _key_name(subject, backend.api_key_env, f"{path}.api_key_env")
+
+
+def _key_name(subject: Subject, name: str | None, path: str) -> None:
+    if name is None:
+        return
+    if not _VARIABLE.match(name):  # perhaps the key itself, so it is not repeated
+        subject.add(
+            path, "is not a variable's name", "a key never stands in this file: export it, and name the variable"
+        )
+    elif not subject.environ.get(name):
+        subject.warn(path, f"environment variable {name} is not set", "set it")
 
 
 def _address(subject: Subject, backend: BackendEntry, path: str) -> None:

@@ -107,7 +107,7 @@ class CatalogHolder:
         self.path = Path(path)
         self._environ = environ
         self._listeners: list[Listener] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         text = read_text(self.path)
         self._last = Attempt(_content_digest(text), parse_catalog(text, self.path, environ))
         assert self._last.loaded is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -41,11 +42,18 @@ def load_strict(text: str, type_: type[T], source_name: str, environ: Mapping[st
 
 def parse_strict(text: str, type_: type[T], source_name: str, environ: Mapping[str, str] | None = None) -> Parsed[T]:
     """Like `load_strict`, and keep the place of every part. Raises ConfigFileError."""
+    hashable: Any = type_
     walk = Walk(environ or {})
-    builtins = walk.value(parse_tree(text, source_name), mi.type_info(type_), "$")
+    builtins = walk.value(parse_tree(text, source_name), _info_of(hashable), "$")
     if walk.findings:
         raise ConfigFileError(sorted(walk.findings, key=lambda f: (f.line, f.column)), source_name)
     return Parsed(_converted(builtins, type_, walk.spots, source_name), walk.spots)
+
+
+@cache
+def _info_of(type_: Any) -> mi.Type:
+    """Look into a type once: that takes as long as reading a small file."""
+    return mi.type_info(type_)
 
 
 def _converted(builtins: Any, type_: type[T], spots: Mapping[str, Spot], source_name: str) -> T:

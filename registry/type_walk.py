@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import inspect as mi
 
-from .findings import Finding, Spot, did_you_mean, nearest
+from .findings import MAX_FINDINGS, Finding, Spot, did_you_mean, nearest
 from .scalars import SUBSTITUTION, expected_name, read_plain
 from .yaml_positions import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -187,8 +187,10 @@ class Walk:
                 found[key.text] = self.value(value, fields[key.text].type, below)
                 continue
             missing = [name for name in fields if name not in found]
-            meant.add(nearest(key.text, missing) or "")
-            self._add(key.spot, below, "unknown key", did_you_mean(key.text, missing or list(fields)))
+            # Looking for likenesses is what takes time; nobody reads them past the first few hundred.
+            few = len(self.findings) < MAX_FINDINGS
+            meant.add(nearest(key.text, missing) or "" if few else "")
+            self._add(key.spot, below, "unknown key", did_you_mean(key.text, missing or list(fields)) if few else "")
         for name, field in fields.items():
             if field.required and name not in found and name not in meant:
                 self._add(node.spot, child_path(path, name), "missing required key")

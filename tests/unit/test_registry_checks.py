@@ -107,9 +107,19 @@ def test_a_wrong_url_is_an_error(url: str, said: str, tmp_path: Path) -> None:
     assert any(said in line for line in found)
 
 
-def test_credentials_in_a_url_are_not_repeated_in_the_message(tmp_path: Path) -> None:
-    found = errors(GOOD.replace("https://far", "https://me:hunter2@far"), tmp_path)
+@pytest.mark.parametrize(
+    "url", ["https://me:hunter2@far.example/v1", "https://me:hunter2", "https://me:hunter2/x@far/v1"]
+)
+def test_credentials_in_a_url_are_not_repeated_in_the_message(url: str, tmp_path: Path) -> None:
+    found = errors(GOOD.replace("https://far.example/v1", url), tmp_path)
+    assert "$.backends[0].url" in found[0]
     assert "hunter2" not in "\n".join(found)
+
+
+def test_a_key_written_where_a_variable_s_name_belongs_is_an_error_that_does_not_repeat_it(tmp_path: Path) -> None:
+    (found,) = errors(GOOD.replace("kind: openai,", "kind: openai, api_key_env: sk-proj-123,"), tmp_path)
+    assert "$.backends[0].api_key_env: is not a variable's name" in found
+    assert "sk-proj" not in found
 
 
 @pytest.mark.parametrize(
