@@ -115,7 +115,7 @@ def test_imports_go_down_only() -> None:
             target = name.split(".")[0]
             if target in forbidden and not (lazy and (named(path), target) in LAZY_DOORS):
                 wrong.append(f"{named(path)}:{line} imports {name}")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_door_between_the_top_packages_is_found_when_it_is_not_lazy(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_heavy_libraries_are_imported_only_where_the_table_says() -> None:
                 and not any(fnmatch(named(path), place) for place in HEAVY[library])
             ):
                 wrong.append(f"{named(path)}:{line} imports {name}")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("module", ["router_service.cli", "router_service.app"])
@@ -180,7 +180,7 @@ def test_no_function_takes_more_parameters_than_a_reader_can_hold() -> None:
             is_command = any("command" in ast.dump(decorator) for decorator in function.decorator_list)
             if count > MAX_PARAMETERS and not is_command:
                 wrong.append(f"{named(path)}:{function.lineno} {function.name} takes {count}")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_modules_are_named_after_what_they_hold() -> None:
@@ -222,7 +222,7 @@ def test_nothing_reads_the_environment_or_a_file_at_import() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
                 wrong.append(f"{named(path)}:{node.lineno} open")
             pending.extend(ast.iter_child_nodes(node))
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
@@ -235,4 +235,4 @@ def test_no_file_names_a_path_of_one_machine() -> None:
         for number, line in enumerate(text.splitlines(), 1):
             if MACHINE_PATHS.search(line):
                 wrong.append(f"{named(path)}:{number}: {line.strip()[:80]}")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
