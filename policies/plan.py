@@ -86,6 +86,8 @@ class Candidate(Struct, frozen=True):
     """Predicted P(right) for this call's cluster, 0 to 1."""
     p_believed: float = 1.0
     """Predicted P(its answer passes verification)."""
+    quality_if_believed: float | None = None
+    """Predicted P(right | its answer passed): what a caller gets. None: taken as `quality`, which is cautious."""
     template_signature: str | None = None
     """The signature its template needs; None when it takes calls as they come."""
     uses_template: bool = False
@@ -117,6 +119,18 @@ class Estimate(Struct, frozen=True):
     latency_p50_ms: float
     latency_p95_ms: float
     propensity: float = 0.0
+
+
+class PlanRequest(Struct, frozen=True):
+    """What the planner is asked."""
+
+    features: TaskFeatures
+    cluster_id: str
+    terms: Terms
+    cluster_matched: bool = True
+    """False when the classifier answered `unknown`."""
+    asked_for: str = "auto"
+    """`auto`, or the resolved name of a model or specialist."""
 
 
 class Plan(Struct, frozen=True):

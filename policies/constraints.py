@@ -1,0 +1,193 @@
+"""The hard constraints: who may answer this call at all, as a table of checks, each with its reason in numbers.
+
+Cheap checks that hold for whole groups of calls come first, so that a rejection's first reason is the most general one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from .plan import Candidate, Estimate, Rejection, RejectionCode, TaskFeatures, Terms
+from .terms import GRADE_RANK, PlannerPolicy
+
+
+class Question(Struct, frozen=True):
+    """What every check of one decision shares."""
+
+    features: TaskFeatures
+    cluster_id: str
+    terms: Terms
+    policy: PlannerPolicy
+
+
+Check = Callable[[Candidate, Question], str | None]
+
+
+def _stage(candidate: Candidate, _: Question) -> str | None:
+    if candidate.kind == "model" or candidate.stage in {"canary", "active"}:
+        return None
+    return f"its stage is {candidate.stage}; only canary and active specialists answer callers"
+
+
+def _health(candidate: Candidate, _: Question) -> str | None:
+    if candidate.healthy:
+        return None
+    return candidate.health_reason or f"its backend {candidate.backend} is not healthy"
+
+
+def _cluster(candidate: Candidate, question: Question) -> str | None:
+    if question.cluster_id in candidate.clusters or "*" in candidate.clusters:
+        return None
+    return f"it serves {_few(candidate.clusters)}, and the call's cluster is {question.cluster_id}"
+
+
+def _safety(candidate: Candidate, question: Question) -> str | None:
+    needed = question.terms.safety_grade
+    if GRADE_RANK[candidate.safety_grade] <= GRADE_RANK[needed]:
+        return None
+    return f"its safety grade is {candidate.safety_grade}, and {needed} or better is needed"
+
+
+def _template(candidate: Candidate, question: Question) -> str | None:
+    if not candidate.uses_template:
+        return None
+    if candidate.template_signature is not None and candidate.template_signature != question.features.signature:
+        return (
+            f"its template is for signature {candidate.template_signature[:12]}, "
+            f"and the call's is {question.features.signature[:12]}"
+        )
+    if question.features.turns > 1:
+        return f"its template takes one user message, and the call has {question.features.turns} messages"
+    return None
+
+
+def _tools(candidate: Candidate, question: Question) -> str | None:
+    if candidate.tools or not question.features.needs_tools:
+        return None
+    return "the call offers tools, and it cannot call any"
+
+
+def _response_format(candidate: Candidate, question: Question) -> str | None:
+    if candidate.response_formats or not question.features.needs_json:
+        return None
+    return "the call sets a response format, and it accepts none"
+
+
+def _context(candidate: Candidate, question: Question) -> str | None:
+    prompt, most = prompt_tokens(candidate, question.features), question.features.max_tokens
+    if prompt + most <= candidate.context_len:
+        return None
+    return f"its context is {candidate.context_len} tokens, and the call needs {prompt} + {most}"
+
+
+def _formatting(candidate: Candidate, question: Question) -> str | None:
+    """Not for the frontier: there is nobody behind it."""
+    policy = question.policy
+    if candidate.is_frontier or candidate.formatting_calls < policy.formatting_min_calls:
+        return None
+    if candidate.formatting_error_rate <= policy.formatting_error_rate_max:
+        return None
+    return (
+        f"{candidate.formatting_error_rate:.1%} of its last {candidate.formatting_calls} answers within the hour were "
+        f"malformed, and {policy.formatting_error_rate_max:.1%} are allowed"
+    )
+
+
+def _cost(candidate: Candidate, question: Question) -> str | None:
+    most = max_cost_usd(candidate, question.features, question.policy)
+    if most <= question.terms.max_cost_usd:
+        return None
+    return f"it may cost up to {dollars(most)}, and {dollars(question.terms.max_cost_usd)} is allowed"
+
+
+def _latency(candidate: Candidate, question: Question) -> str | None:
+    p95 = latency_ms(candidate, question.features) * question.policy.latency_p95_factor
+    if p95 <= question.terms.latency_budget_ms:
+        return None
+    return f"its p95 latency is {p95:,.0f} ms, and the budget is {question.terms.latency_budget_ms:,.0f} ms"
+
+
+CHECKS: Final[tuple[tuple[RejectionCode, Check], ...]] = (
+    ("stage", _stage),
+    ("health", _health),
+    ("cluster", _cluster),
+    ("safety", _safety),
+    ("template", _template),
+    ("tools", _tools),
+    ("response_format", _response_format),
+    ("context", _context),
+    ("formatting", _formatting),
+    ("cost", _cost),
+    ("latency", _latency),
+)
+
+SOFT_WHEN_NAMED: Final[frozenset[RejectionCode]] = frozenset({"cluster", "latency"})
+"""A caller that names a model has judged for itself whether it suits the task and is fast enough: the deadline still
+ends the call. Everything else holds for named models too."""
+
+
+def reject(candidate: Candidate, question: Question, *, named: bool = False) -> Rejection | None:
+    """Return the first reason why the candidate may not answer, or None when it may."""
+    for code, check in CHECKS:
+        reason = check(candidate, question)
+        if reason is not None and not (named and code in SOFT_WHEN_NAMED):
+            return Rejection(candidate.name, code, reason)
+    return None
+
+
+def all_reasons(candidate: Candidate, question: Question, *, named: bool = False) -> Iterator[Rejection]:
+    """Yield every reason, for explanations that want more than the first."""
+    for code, check in CHECKS:
+        reason = check(candidate, question)
+        if reason is not None and not (named and code in SOFT_WHEN_NAMED):
+            yield Rejection(candidate.name, code, reason)
+
+
+def prompt_tokens(candidate: Candidate, features: TaskFeatures) -> int:
+    """Return what the candidate would be sent: through a template, only what varies."""
+    return features.variable_tokens if candidate.uses_template else features.prompt_tokens
+
+
+def max_cost_usd(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> float:
+    """Return the cost when all of `max_tokens` is used, with the margin on the estimated prompt."""
+    prices = candidate.prices
+    prompt = prompt_tokens(candidate, features) * policy.cost_margin
+    return (prompt * prices.input_usd_per_mtok + features.max_tokens * prices.output_usd_per_mtok) / 1e6
+
+
+def latency_ms(candidate: Candidate, features: TaskFeatures) -> float:
+    """Return the expected time to the last token."""
+    return candidate.first_token_ms + features.expected_output_tokens * 1000.0 / candidate.tokens_per_s
+
+
+def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> Estimate:
+    """Return what picking the candidate is expected to bring."""
+    prices, p50_ms = candidate.prices, latency_ms(candidate, features)
+    prompt_usd = prompt_tokens(candidate, features) * prices.input_usd_per_mtok
+    return Estimate(
+        candidate=candidate.name,
+        quality=candidate.quality,
+        p_believed=candidate.p_believed,
+        cost_usd=(prompt_usd + features.expected_output_tokens * prices.output_usd_per_mtok) / 1e6,
+        max_cost_usd=max_cost_usd(candidate, features, policy),
+        latency_p50_ms=p50_ms,
+        latency_p95_ms=p50_ms * policy.latency_p95_factor,
+    )
+
+
+def dollars(amount_usd: float) -> str:
+    """Return an amount with two significant digits and no exponent: `$0.0000021`, `$0.12`, `$3.40`."""
+    if amount_usd >= 1 or amount_usd <= 0:
+        return f"${amount_usd:.2f}"
+    digits = f"{amount_usd:.1e}"
+    decimals = min(12, int(digits[digits.index("e") + 2 :]) + 1)
+    return f"${amount_usd:.{decimals}f}"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    if len(names) <= 3:
+        return ", ".join(names) or "no cluster"
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"

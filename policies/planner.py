@@ -1,0 +1,204 @@
+"""Who answers: the least expected cost of the whole chain among those who may, and why, in words and numbers.
+
+The contract is `plan.PlanRequest` in, `plan.Plan` out; the hard limits are `constraints`, the arithmetic is `chains`.
+The choice is deterministic, so the primary's propensity is 1. Knows nothing of backends, clocks or the registry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from registry.errors import NoCandidateError
+
+from .chains import (
+    ChainLimits,
+    Link,
+    affordable,
+    chain_p95_ms,
+    chain_quality,
+    cheapest_chain,
+    expected_cost,
+    p_escalate,
+)
+from .constraints import Question, dollars, estimate, reject
+from .plan import Candidate, Estimate, Plan, PlanRequest, Rejection
+from .terms import PlannerPolicy
+
+AUTO = "auto"
+
+
+class _Field(Struct):
+    """The candidates of one decision, sorted out."""
+
+    feasible: dict[str, tuple[Candidate, Estimate, Link]]
+    rejections: list[Rejection]
+
+
+class _Choice(Struct, frozen=True):
+    """The chain, and what must be said about it."""
+
+    chain: tuple[Link, ...]
+    remark: str = ""
+
+
+def plan(request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy) -> Plan:
+    """Return the plan: the least expected cost of the whole chain whose predicted quality meets the tier's SLA.
+
+    The frontier, when it may answer at all, is always the last of the chain. When no chain meets the SLA the candidate
+    of the best quality goes first, and the justification says so. A caller that names a model gets it, and no chain.
+
+    Raises NoCandidateError, with every candidate's reason in the message, when nobody may answer.
+    """
+    field = _sorted_out(request, candidates, policy)
+    if not field.feasible:
+        raise NoCandidateError(_nobody(request, field.rejections))
+    if request.asked_for != AUTO:
+        choice = _Choice((field.feasible[request.asked_for][2],))
+    else:
+        choice = _choose(request, field, policy)
+    return _plan_of(request, field, choice, policy)
+
+
+def _sorted_out(request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy) -> _Field:
+    """Put every candidate to the hard constraints."""
+    question = Question(request.features, request.cluster_id, request.terms, policy)
+    field = _Field({}, [])
+    named = request.asked_for != AUTO
+    for candidate in candidates:
+        if named and candidate.name != request.asked_for:
+            reason = f"the caller asked for {request.asked_for}"
+            field.rejections.append(Rejection(candidate.name, "not_asked_for", reason))
+            continue
+        rejection = reject(candidate, question, named=named)
+        if rejection is not None:
+            field.rejections.append(rejection)
+        else:
+            expected = estimate(candidate, request.features, policy)
+            field.feasible[candidate.name] = (candidate, expected, _link(candidate, expected, policy))
+    return field
+
+
+def _link(candidate: Candidate, expected: Estimate, policy: PlannerPolicy) -> Link:
+    believed = candidate.quality_if_believed
+    return Link(
+        name=candidate.name,
+        cost=expected.cost_usd + policy.wait_usd_per_s * expected.latency_p50_ms / 1000.0,
+        max_cost_usd=expected.max_cost_usd,
+        latency_p95_ms=expected.latency_p95_ms,
+        p_believed=candidate.p_believed,
+        quality=candidate.quality if believed is None else believed,
+    )
+
+
+def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy) -> _Choice:
+    """The cheapest chain that ends in the last resort; those below the SLA are rejected, unless nobody is above it."""
+    limits = _limits(request, policy)
+    last = _last_resort(field)
+    others = [link for _, _, link in field.feasible.values() if link is not last]
+    good = [link for link in others if link.quality >= limits.quality_sla]
+    chain = cheapest_chain(good, last, limits)
+    if chain is not None:
+        _reject_poor(field, [link for link in others if link.quality < limits.quality_sla], limits.quality_sla)
+        return _Choice(chain)
+    best = max((*good, *others, last), key=lambda link: (link.quality, -link.cost))
+    chain = (best,) if best is last else (best, last)
+    if not affordable(chain, limits):
+        chain = (best,)
+    remark = f"no chain meets the quality of {limits.quality_sla:.2f} that the tier asks for, so the best goes first"
+    _reject_poor(field, [link for link in others if link is not best], limits.quality_sla)
+    return _Choice(chain, remark)
+
+
+def _limits(request: PlanRequest, policy: PlannerPolicy) -> ChainLimits:
+    return ChainLimits(
+        max_cost_usd=request.terms.max_cost_usd,
+        latency_budget_ms=request.terms.latency_budget_ms,
+        quality_sla=request.terms.quality_sla,
+        max_escalations=policy.max_escalations,
+        unlikely=policy.unlikely_escalation,
+    )
+
+
+def _last_resort(field: _Field) -> Link:
+    """The frontier; where it may not answer, the one of the best quality."""
+    for candidate, _, link in field.feasible.values():
+        if candidate.is_frontier:
+            return link
+    return max((link for _, _, link in field.feasible.values()), key=lambda link: (link.quality, -link.cost))
+
+
+def _reject_poor(field: _Field, poor: list[Link], quality_sla: float) -> None:
+    """Move candidates below the SLA to the rejections."""
+    for link in poor:
+        if link.quality < quality_sla:
+            reason = f"its predicted quality is {link.quality:.2f}, and {quality_sla:.2f} is asked for"
+            field.rejections.append(Rejection(link.name, "quality", reason))
+            del field.feasible[link.name]
+
+
+def _plan_of(request: PlanRequest, field: _Field, choice: _Choice, policy: PlannerPolicy) -> Plan:
+    chain = choice.chain
+    expected = {name: entry[1] for name, entry in field.feasible.items()}
+    primary = expected[chain[0].name] = msgspec.structs.replace(expected[chain[0].name], propensity=1.0)
+    mean_usd = 0.0
+    for link in reversed(chain):
+        mean_usd = expected[link.name].cost_usd + (1.0 - link.p_believed) * mean_usd
+    return Plan(
+        primary_model=chain[0].name,
+        escalation_chain=tuple(link.name for link in chain[1:]),
+        justification=_justify(request, field, choice, mean_usd),
+        expected_cost_range=(primary.cost_usd, sum(link.max_cost_usd for link in chain)),
+        expected_cost_usd=mean_usd,
+        expected_latency_p95_ms=chain_p95_ms(chain, policy.unlikely_escalation),
+        estimates=tuple(expected.values()),
+        rejections=tuple(field.rejections),
+        terms=request.terms,
+        cluster_id=request.cluster_id,
+        features=request.features,
+    )
+
+
+def _justify(request: PlanRequest, field: _Field, choice: _Choice, mean_usd: float) -> str:
+    """Two or three plain sentences: what it costs against what else, when it escalates, who was left out."""
+    first, last = choice.chain[0], choice.chain[-1]
+    alone = field.feasible[last.name][1].cost_usd
+    if request.asked_for != AUTO:
+        said = f"{first.name} was asked for by name: expected {dollars(mean_usd)} a call, no escalation."
+    elif len(choice.chain) == 1:
+        said = f"{first.name} answers alone: expected {dollars(mean_usd)} a call; {_why_alone(request, field)}."
+    else:
+        said = (
+            f"{first.name}: expected {dollars(mean_usd)} a call with its escalations, against {dollars(alone)} for "
+            f"{last.name} alone; escalates to {' then '.join(link.name for link in choice.chain[1:])} if its answer is "
+            f"not believed (expected in {p_escalate(choice.chain):.0%} of calls)."
+        )
+    if choice.remark:
+        said += f" Predicted quality {chain_quality(choice.chain):.2f}: {choice.remark}."
+    return said + _left_out(field.rejections)
+
+
+def _why_alone(request: PlanRequest, field: _Field) -> str:
+    if not request.cluster_matched:
+        return "the call's cluster is unknown"
+    if len(field.feasible) == 1:
+        return "nobody else may answer"
+    return "no one else before it would make the call cheaper within its limits"
+
+
+def _left_out(rejections: Sequence[Rejection]) -> str:
+    if not rejections:
+        return ""
+    counts = Counter(rejection.code for rejection in rejections)
+    return f" Left out: {', '.join(f'{count} for {code}' for code, count in counts.most_common())}."
+
+
+def _nobody(request: PlanRequest, rejections: Sequence[Rejection]) -> str:
+    reasons = [r for r in rejections if r.code != "not_asked_for"] or list(rejections)
+    listed = "; ".join(f"{r.candidate}: {r.reason} ({r.code})" for r in reasons)
+    if request.asked_for != AUTO:
+        return f"{request.asked_for} may not answer this call. {listed or 'It is not among the candidates'}."
+    return f"No candidate may answer this call. {listed or 'There are none'}."
