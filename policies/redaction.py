@@ -15,7 +15,7 @@ from policies.redaction_detector import Detector, Hit
 from policies.redaction_detectors import detectors_for
 from policies.redaction_policy import KINDS, ExtraPattern, RedactionPolicy, policy_from_mapping
 from policies.redaction_residual import residual_scan
-from policies.redaction_view import DISGUISE, View, careful_view, encode, plain_view, trigger_set
+from policies.redaction_view import DISGUISE, View, careful_view, covered, encode, plain_view, trigger_set
 from registry.errors import RedactionError
 
 __all__ = [
@@ -102,14 +102,20 @@ class Redactor:
         raise RedactionError("redaction did not settle; the text is withheld")
 
     def _hits(self, view: View, fired: list[int]) -> list[Hit]:
-        hits = [
+        chosen = [detector for at in fired for detector in self._by_trigger[at]]
+        hits = _disjoint(self._run([each for each in chosen if not each.is_late], view))
+        late = [each for each in chosen if each.is_late]
+        if late and hits:
+            view = covered(view, [(hit.start, hit.end) for hit in hits])
+        return sorted(hits + _disjoint(self._run(late, view))) if late else hits
+
+    def _run(self, detectors: list[Detector], view: View) -> list[Hit]:
+        return [
             hit
-            for at in fired
-            for detector in self._by_trigger[at]
+            for detector in detectors
             for hit in detector.find(view)
             if hit.kind in self.policy.kinds or hit.kind not in KINDS
         ]
-        return _disjoint(hits) if len(hits) > 1 else hits
 
 
 def _disjoint(hits: list[Hit]) -> list[Hit]:

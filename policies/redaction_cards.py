@@ -14,6 +14,7 @@ from policies.redaction_detector import (
     ends_number,
     free_of_words,
     said_before,
+    words,
     starts_number,
 )
 from policies.redaction_view import View, pattern
@@ -51,17 +52,17 @@ _CARD: Final = pattern(
     rb"|[0-9](?:[ .-][0-9]){12,18}"
     rb"|[0-9]{2,12}(?:[ .-]{1,3}[0-9]{2,12}){1,5}"
 )
-_USUAL: Final = pattern(
+_USUAL: Final = words(
     rb"[0-9]{12,19}|[0-9]{4}(?:[ .-]{0,3}[0-9]{4}){2,3}(?:[ .-]{1,3}[0-9]{1,3})?|[0-9]{4}[ .-]{1,3}[0-9]{6}[ .-]{1,3}[0-9]{4,5}"
     rb"|[0-9](?:[ .-][0-9]){12,18}"
 )
-_CARD_WORDS: Final = pattern(
+_CARD_WORDS: Final = words(
     rb"card|visa|master|amex|american express|maestro|diners|discover|debit|\bpan\b|\bcc\b|\bjcb\b"
 )
 
 
-_GROUP: Final = pattern(rb"[0-9]+")
-_SPELLED: Final = pattern(rb"[0-9][ .-][0-9][ .-][0-9][ .-]")
+_GROUP: Final = words(rb"[0-9]+")
+_SPELLED: Final = words(rb"[0-9][ .-][0-9][ .-][0-9][ .-]")
 
 
 def cards(view: View) -> Iterator[Hit]:
@@ -69,11 +70,20 @@ def cards(view: View) -> Iterator[Hit]:
     data = view.data
     match = _CARD.search(data)
     while match is not None:
-        start = match.start()
-        end, rank = _card_end(view, start, match.end())
+        start, stop = match.span()
+        if sum(48 <= byte <= 57 for byte in match.group()) < 12:
+            match = _CARD.search(data, stop)
+            continue
+        end, rank = _card_end(view, start, stop)
         if end:
             yield Hit(start, end, "CREDIT_CARD", rank)
-        match = _CARD.search(data, end or _GROUP.match(data, start).end())
+        match = _CARD.search(data, end or _past_group(data, start))
+
+
+def _past_group(data: bytes, start: int) -> int:
+    while start < len(data) and 48 <= data[start] <= 57:
+        start += 1
+    return start
 
 
 def _card_end(view: View, start: int, end: int) -> tuple[int, int]:
@@ -122,7 +132,7 @@ _IBAN_LENGTHS: Final = dict(
     VA=22, VG=24, XK=20, YE=30,
 )  # fmt: skip
 _IBAN: Final = pattern(rb"[A-Za-z]{2}[0-9]{2}")
-_IBAN_WORD: Final = pattern(rb"iban")
+_IBAN_WORD: Final = words(rb"iban")
 
 
 def ibans(view: View) -> Iterator[Hit]:
@@ -158,7 +168,7 @@ def _mod97(iban: bytes) -> int:
 
 
 _VIN: Final = pattern(rb"(?i)[A-HJ-NPR-Z0-9]{17}")
-_VIN_WORD: Final = pattern(rb"\bvin\b|vehicle id|chassis")
+_VIN_WORD: Final = words(rb"\bvin\b|vehicle id|chassis")
 _VIN_VALUES: Final = dict(
     zip(
         "0123456789ABCDEFGHJKLMNPRSTUVWXYZ", [*range(10), *range(1, 9), 1, 2, 3, 4, 5, 7, 9, *range(2, 10)], strict=True

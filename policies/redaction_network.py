@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from policies.redaction_detector import CHECKED, NAMED, Detector, Hit, free_of_words, said_before
+from policies.redaction_detector import CHECKED, NAMED, Detector, Hit, free_of_words, said_before, words
 from policies.redaction_policy import RedactionPolicy
 from policies.redaction_view import View, pattern
 
@@ -117,7 +117,7 @@ def named_domains(view: View) -> Iterator[Hit]:
 
 
 _IPV4: Final = pattern(rb"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
-_VERSION: Final = pattern(rb"(?:version|release|build|section|chapter|clause|\bv|\bver)[ .:=]{0,2}$")
+_VERSION: Final = words(rb"(?:version|release|build|section|chapter|clause|\bv|\bver)[ .:=]{0,2}$")
 _NOBODY: Final = frozenset({"0.0.0.0", "127.0.0.1", "255.255.255.255"})  # noqa: S104 - compared, never bound
 
 
@@ -137,7 +137,7 @@ def ipv4_addresses(view: View) -> Iterator[Hit]:
             yield Hit(start, end, "IP_ADDRESS", CHECKED)
 
 
-_IPV6: Final = pattern(rb"[0-9A-Fa-f:]{3,40}(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3})?")
+_IPV6: Final = pattern(rb"[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:\.[0-9]{1,3}){0,3}")
 
 
 def ipv6_addresses(view: View) -> Iterator[Hit]:

@@ -109,6 +109,14 @@ class View:
         return position + (self._shifts[at - 1] if at else 0)
 
 
+def covered(view: View, spans: list[tuple[int, int]]) -> View:
+    """The same view with `spans` (of view positions) blotted out; positions stay as they are."""
+    buffer = bytearray(view.data)
+    for start, end in spans:
+        buffer[start:end] = bytes([MASK]) * (end - start)
+    return View(bytes(buffer), view.size, view._runs, view._shifts)
+
+
 def encode(text: str) -> bytes:
     """One byte a character: ASCII stays, everything else is folded."""
     if not text.isascii():
