@@ -1,4 +1,4 @@
-"""One call's way through its chain, as a generator without I/O: it yields attempts, is sent outcomes, returns a conclusion.
+"""One call's way through its chain, as a generator without I/O: attempts out, outcomes in, a conclusion at the end.
 
 Live traffic, shadow and replay drive the same code:
 
@@ -22,6 +22,10 @@ from .constraints import dollars
 from .plan import Plan
 
 OutcomeKind = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
+
+
+_ROUNDING_USD = 1e-12
+_SAID = {"malformed": "malformed", "unsure": "not believed", "failed": "out of order", "timed_out": "too slow"}
 
 
 class Step(Struct, frozen=True):
@@ -115,11 +119,11 @@ class _Course:
 
     def obstacle(self, step: Step) -> str:
         """Why the step does not fit what is left; "" when it does."""
-        if step.max_cost_usd > self.left_usd:
+        if step.max_cost_usd > self.left_usd + _ROUNDING_USD:
             return f"it may cost up to {dollars(step.max_cost_usd)}, and {dollars(self.left_usd)} is left"
         if self.left_ms <= 0:
             return "no time is left"
-        if step.expected_latency_ms > self.left_ms:
+        if self.attempts and step.expected_latency_ms > self.left_ms:
             return f"it is expected to take {step.expected_latency_ms:,.0f} ms, and {self.left_ms:,.0f} ms are left"
         return ""
 
@@ -156,16 +160,13 @@ class _Course:
         return self.left_ms - reserve if self.left_ms - reserve >= step.expected_latency_ms else self.left_ms
 
 
-_SAID = {"malformed": "malformed", "unsure": "not believed", "failed": "out of order", "timed_out": "too slow"}
-
-
 def escalate(chain: Sequence[Step], limits: Limits) -> Generator[Attempt, Outcome, Conclusion]:
     """Yield the attempts of one call and return how it ends.
 
-    A step is tried only if the most it can cost fits the money that is left and its expected time the time that is left;
-    else it is skipped, with the reason. A verified answer ends the call. When the chain is spent, a last resort's answer
-    that was not believed is given as `unverified` if `limits.serve_unverified`; otherwise the call has failed: answers
-    of specialists that were not believed are never given.
+    A step is tried only if the most it can cost fits the money that is left and, after the first attempt, its expected
+    time the time that is left; else it is skipped, with the reason. A verified answer ends the call. When the chain is
+    spent, a last resort's answer that was not believed is given as `unverified` if `limits.serve_unverified`; otherwise
+    the call has failed: answers of specialists that were not believed are never given.
     """
     course = _Course(limits)
     for position, step in enumerate(chain):

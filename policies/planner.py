@@ -21,7 +21,6 @@ from .chains import (
     chain_p95_ms,
     chain_quality,
     cheapest_chain,
-    expected_cost,
     p_escalate,
 )
 from .constraints import Question, dollars, estimate, reject
