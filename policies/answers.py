@@ -42,7 +42,7 @@ class Verdict(Struct, frozen=True):
 
     outcome: Literal["verified", "malformed", "unsure"]
     check: str = ""
-    """json, schema, tool_name, tool_arguments, tool_missing, truncated, refusal, content_filter, empty or confidence."""
+    """json, schema, tool_name, tool_arguments, tool_missing, truncated, refusal, content_filter, empty, confidence."""
     reason: str = ""
 
     @property

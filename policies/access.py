@@ -1,0 +1,191 @@
+"""What a key may do: its roles, models, tiers and rates, and what its tenant keeps of its calls.
+
+Deny by default: an unknown role, model or tier is refused. Knows neither secrets nor headers; the caller brings the
+clock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from registry.errors import PermissionDeniedError, RateLimitedError
+
+from .budget import BudgetLimit
+
+Role = Literal["caller", "operator"]
+ContentMode = Literal["redacted", "hash", "none"]
+Rate = Annotated[float, Meta(gt=0)]
+
+_MS_PER_MINUTE: Final = 60_000.0
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose calls these are, and what may be kept of them."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)] = "default"
+    content_mode: ContentMode = "redacted"
+    """redacted: texts without personal data; hash: digests only; none: neither."""
+    budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
+    budget_usd_per_month: Annotated[float, Meta(ge=0)] | None = None
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
+
+
+class KeyPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one key may do. None means no limit of its own; its tenant's still holds."""
+
+    key_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    tenant: str = "default"
+    roles: tuple[Role, ...] = ("caller",)
+    allowed_models: tuple[str, ...] | None = None
+    """Names a caller may ask for: exact, or a beginning followed by `*`. `auto` lets the planner choose among all."""
+    user_tier: str | None = None
+    """Its tier when a call names none."""
+    allowed_user_tiers: tuple[str, ...] | None = None
+    """Tiers that a call may name; None: its own, or any when it has none."""
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
+    budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
+    budget_usd_per_month: Annotated[float, Meta(ge=0)] | None = None
+
+
+def require_role(key: KeyPolicy, role: Role) -> None:
+    """Raise PermissionDeniedError unless the key has the role."""
+    if role not in key.roles:
+        raise PermissionDeniedError(f"The key `{key.key_id}` is not allowed to do this: it lacks the role `{role}`.")
+
+
+def may_use_model(key: KeyPolicy, model: str) -> bool:
+    """Say whether the key may ask for the model (`auto`, a model's name, or a specialist's id)."""
+    if key.allowed_models is None:
+        return True
+    return any(
+        model.startswith(allowed[:-1]) if allowed.endswith("*") else model == allowed for allowed in key.allowed_models
+    )
+
+
+def require_model(key: KeyPolicy, model: str) -> None:
+    """Raise PermissionDeniedError, naming what is allowed, unless the key may ask for the model."""
+    if not may_use_model(key, model):
+        allowed = ", ".join(f"`{name}`" for name in key.allowed_models or ()) or "none"
+        message = f"The key `{key.key_id}` may not use the model `{model[:128]}`. Allowed: {allowed}."
+        raise PermissionDeniedError(message, param="model")
+
+
+def tier_for(key: KeyPolicy, hinted: str | None) -> str | None:
+    """Return the tier of a call: the hinted one if the key may name it, else its own; None leaves it to the planner.
+
+    Raises PermissionDeniedError.
+    """
+    if hinted is None or hinted == key.user_tier:
+        return hinted or key.user_tier
+    allowed = key.allowed_user_tiers
+    if allowed is None:
+        allowed = (key.user_tier,) if key.user_tier is not None else (hinted,)
+    if hinted in allowed:
+        return hinted
+    listed = ", ".join(f"`{name}`" for name in allowed) or "none"
+    message = f"The key `{key.key_id}` may not ask for the tier `{hinted[:64]}`. Allowed: {listed}."
+    raise PermissionDeniedError(message, param="routing.user_tier")
+
+
+def budget_limits(owner: KeyPolicy | Tenant) -> tuple[BudgetLimit, ...]:
+    """Return a key's or tenant's budgets for the ledger."""
+    limits: list[BudgetLimit] = []
+    if owner.budget_usd_per_day is not None:
+        limits.append(BudgetLimit(window="day", limit_usd=owner.budget_usd_per_day))
+    if owner.budget_usd_per_month is not None:
+        limits.append(BudgetLimit(window="month", limit_usd=owner.budget_usd_per_month))
+    return tuple(limits)
+
+
+class TokenBucket:
+    """A rate with a burst of one minute's worth: `take` what a call needs, or learn how long to wait.
+
+    An amount above the burst is let through when the bucket is full, and leaves a debt: no call waits for ever.
+    """
+
+    __slots__ = ("_burst", "_filled_ms", "_level", "_per_ms")
+
+    def __init__(self, per_minute: float, now_ms: float, burst: float | None = None) -> None:
+        self._per_ms = per_minute / _MS_PER_MINUTE
+        self._burst = max(1.0, per_minute if burst is None else burst)
+        self._level = self._burst
+        self._filled_ms = now_ms
+
+    def wait_s(self, amount: float, now_ms: float) -> float:
+        """Return the seconds until the amount could be taken; 0: now. Takes nothing."""
+        self._fill(now_ms)
+        short = min(amount, self._burst) - self._level
+        return max(0.0, short / self._per_ms / 1000.0)
+
+    def take(self, amount: float, now_ms: float) -> float:
+        """Take the amount and return 0, or take nothing and return the seconds to wait."""
+        wait_s = self.wait_s(amount, now_ms)
+        if wait_s == 0.0:
+            self._level -= amount
+        return wait_s
+
+    def give_back(self, amount: float) -> None:
+        """Return what was taken and not needed; a negative amount takes what was needed on top."""
+        self._level = min(self._burst, self._level + amount)
+
+    def _fill(self, now_ms: float) -> None:
+        if now_ms > self._filled_ms:
+            self._level = min(self._burst, self._level + (now_ms - self._filled_ms) * self._per_ms)
+            self._filled_ms = now_ms
+
+
+class RateLimiter:
+    """The buckets of keys and tenants: at most `capacity`, those used last."""
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        self._capacity = capacity
+        self._buckets: OrderedDict[tuple[str, float], TokenBucket] = OrderedDict()
+
+    def admit(self, owners: tuple[KeyPolicy | Tenant, ...], tokens: float, now_ms: float) -> None:
+        """Take one request and its tokens from every owner's buckets, or nothing.
+
+        Raises RateLimitedError naming the limit, with `retry_after_s`.
+        """
+        needs = [need for owner in owners for need in self._needs(owner, tokens, now_ms)]
+        for bucket, amount, said in needs:
+            wait_s = bucket.wait_s(amount, now_ms)
+            if wait_s > 0.0:
+                raise RateLimitedError(f"{said}; try again in {wait_s:.1f} s.", retry_after_s=wait_s)
+        for bucket, amount, _ in needs:
+            bucket.take(amount, now_ms)
+
+    def correct(self, owners: tuple[KeyPolicy | Tenant, ...], unused_tokens: float, now_ms: float) -> None:
+        """Give back tokens that were admitted and not used; negative when more were used."""
+        for owner in owners:
+            if owner.tokens_per_minute is not None:
+                self._bucket(f"{_name(owner)} tokens", owner.tokens_per_minute, now_ms).give_back(unused_tokens)
+
+    def _needs(self, owner: KeyPolicy | Tenant, tokens: float, now_ms: float) -> list[tuple[TokenBucket, float, str]]:
+        needs: list[tuple[TokenBucket, float, str]] = []
+        for rate, unit, amount in (
+            (owner.requests_per_minute, "requests", 1.0),
+            (owner.tokens_per_minute, "tokens", tokens),
+        ):
+            if rate is not None:
+                said = f"{_name(owner)} may use {rate:g} {unit} a minute"
+                needs.append((self._bucket(f"{_name(owner)} {unit}", rate, now_ms), amount, said))
+        return needs
+
+    def _bucket(self, name: str, per_minute: float, now_ms: float) -> TokenBucket:
+        key = (name, per_minute)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = TokenBucket(per_minute, now_ms)
+            if len(self._buckets) > self._capacity:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(key)
+        return bucket
+
+
+def _name(owner: KeyPolicy | Tenant) -> str:
+    return f"The key `{owner.key_id}`" if isinstance(owner, KeyPolicy) else f"The tenant `{owner.name}`"

@@ -1,0 +1,205 @@
+"""What is known of each candidate from its own traffic: belief, quality, formatting, speed. In memory, O(1) an update.
+
+Beliefs are Beta posteriors for a (candidate, cluster): a prior worth `PRIOR_CALLS` calls, then counts that fade so that
+the last `MEMORY_CALLS` or so speak. Speeds are moving averages that go back to the registry's figures when nothing is
+heard for a while: a candidate that was slow once, and is therefore not asked, gets another chance. The caller brings
+the clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final, Literal, TypeVar
+
+from msgspec import Struct
+
+OutcomeKind = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+PRIOR_CALLS: Final = 20.0
+MEMORY_CALLS: Final = 500.0
+SPEED_SHARE: Final = 0.1
+"""Weight of the newest call in a speed's moving average."""
+SPEED_HALF_LIFE_MS: Final = 300_000.0
+"""Silence after which a speed is half-way back to its prior."""
+
+_MINUTES: Final = 60
+_MS_PER_MINUTE: Final = 60_000
+
+
+def prior_quality(eval_scores: Mapping[str, float], cluster: str, default: float = 0.5) -> float:
+    """Return the registry's measured quality for the cluster, else for `*`, else the default."""
+    return eval_scores.get(cluster, eval_scores.get("*", default))
+
+
+class Speed(Struct, frozen=True):
+    """How fast a candidate answers."""
+
+    first_token_ms: float
+    tokens_per_s: float
+
+
+class _Beta:
+    """Faded counts of yes and no."""
+
+    __slots__ = ("no", "yes")
+
+    def __init__(self) -> None:
+        self.yes = 0.0
+        self.no = 0.0
+
+    def count(self, yes: bool) -> None:
+        fade = 1.0 - 1.0 / MEMORY_CALLS
+        self.yes = self.yes * fade + yes
+        self.no = self.no * fade + (not yes)
+
+    def mean(self, prior: float) -> float:
+        return (self.yes + prior * PRIOR_CALLS) / (self.yes + self.no + PRIOR_CALLS)
+
+
+class _Belief:
+    """What is known of one candidate in one cluster."""
+
+    __slots__ = ("believed", "output_tokens", "right")
+
+    def __init__(self) -> None:
+        self.believed = _Beta()
+        self.right = _Beta()
+        self.output_tokens: float | None = None
+
+
+class _LastHour:
+    """Calls and malformed answers in 60 minute-long buckets."""
+
+    __slots__ = ("bad", "calls", "malformed", "minute", "total")
+
+    def __init__(self) -> None:
+        self.calls = [0] * _MINUTES
+        self.malformed = [0] * _MINUTES
+        self.total = 0
+        self.bad = 0
+        self.minute = 0
+
+    def advance(self, now_ms: int) -> None:
+        """Empty the buckets whose minute has passed, each once: O(1) on average. A clock gone back does nothing."""
+        minute = now_ms // _MS_PER_MINUTE
+        for passed in range(max(self.minute + 1, minute - _MINUTES + 1), minute + 1):
+            slot = passed % _MINUTES
+            self.total -= self.calls[slot]
+            self.bad -= self.malformed[slot]
+            self.calls[slot] = self.malformed[slot] = 0
+        self.minute = max(self.minute, minute)
+
+    def count(self, malformed: bool, now_ms: int) -> None:
+        self.advance(now_ms)
+        slot = self.minute % _MINUTES
+        self.calls[slot] += 1
+        self.total += 1
+        self.malformed[slot] += malformed
+        self.bad += malformed
+
+
+class _Pace:
+    """Moving averages of a candidate's speed."""
+
+    __slots__ = ("first_token_ms", "heard_ms", "ms_per_token")
+
+    def __init__(self, first_token_ms: float, ms_per_token: float, now_ms: int) -> None:
+        self.first_token_ms = first_token_ms
+        self.ms_per_token = ms_per_token
+        self.heard_ms = now_ms
+
+
+class QualityBook:
+    """The book. At most `max_candidates`, and `max_beliefs` pairs of candidate and cluster; those used last are kept."""
+
+    def __init__(self, max_candidates: int = 1_000, max_beliefs: int = 20_000) -> None:
+        self._max_candidates = max_candidates
+        self._max_beliefs = max_beliefs
+        self._beliefs: OrderedDict[tuple[str, str], _Belief] = OrderedDict()
+        self._hours: OrderedDict[str, _LastHour] = OrderedDict()
+        self._paces: OrderedDict[str, _Pace] = OrderedDict()
+
+    def observe(self, candidate: str, cluster: str, kind: OutcomeKind, now_ms: int, output_tokens: int = 0) -> None:
+        """Count one attempt. Failures and time-outs say nothing about answers: they are the breaker's business."""
+        if kind in {"failed", "timed_out"}:
+            return
+        belief = self._belief(candidate, cluster)
+        belief.believed.count(kind == "verified")
+        if output_tokens > 0:
+            before = belief.output_tokens
+            belief.output_tokens = output_tokens if before is None else before + SPEED_SHARE * (output_tokens - before)
+        hour = self._hours.get(candidate)
+        if hour is None:
+            hour = _kept(self._hours, candidate, _LastHour(), self._max_candidates)
+        self._hours.move_to_end(candidate)
+        hour.count(kind == "malformed", now_ms)
+
+    def judge(self, candidate: str, cluster: str, *, right: bool) -> None:
+        """Count what somebody found out about an answer: feedback, or a comparison with the frontier's."""
+        self._belief(candidate, cluster).right.count(right)
+
+    def time(self, candidate: str, first_token_ms: float, tokens_per_s: float, now_ms: int) -> None:
+        """Count one answer's speed. Figures that are not finite and positive are ignored."""
+        if not (0 < first_token_ms < math.inf and 0 < tokens_per_s < math.inf):
+            return
+        ms_per_token = 1000.0 / tokens_per_s
+        pace = self._paces.get(candidate)
+        if pace is None or now_ms - pace.heard_ms > 4 * SPEED_HALF_LIFE_MS:
+            _kept(self._paces, candidate, _Pace(first_token_ms, ms_per_token, now_ms), self._max_candidates)
+            return
+        pace.first_token_ms += SPEED_SHARE * (first_token_ms - pace.first_token_ms)
+        pace.ms_per_token += SPEED_SHARE * (ms_per_token - pace.ms_per_token)
+        pace.heard_ms = max(now_ms, pace.heard_ms)
+
+    def p_believed(self, candidate: str, cluster: str, prior: float) -> float:
+        """Return predicted P(its answer passes verification)."""
+        belief = self._beliefs.get((candidate, cluster))
+        return prior if belief is None else belief.believed.mean(prior)
+
+    def quality(self, candidate: str, cluster: str, prior: float) -> float:
+        """Return predicted P(right); the prior is the registry's eval score for the cluster."""
+        belief = self._beliefs.get((candidate, cluster))
+        return prior if belief is None else belief.right.mean(prior)
+
+    def output_tokens(self, candidate: str, cluster: str) -> int | None:
+        """Return the usual length of its answers in the cluster; None when none was seen."""
+        belief = self._beliefs.get((candidate, cluster))
+        return None if belief is None or belief.output_tokens is None else round(belief.output_tokens)
+
+    def formatting(self, candidate: str, now_ms: int) -> tuple[float, int]:
+        """Return (share of malformed answers, calls) of the last hour."""
+        hour = self._hours.get(candidate)
+        if hour is None:
+            return 0.0, 0
+        hour.advance(now_ms)
+        return (hour.bad / hour.total if hour.total else 0.0), hour.total
+
+    def speed(self, candidate: str, prior: Speed, now_ms: int) -> Speed:
+        """Return the speed to expect: lately measured, going back to the prior as silence grows."""
+        pace = self._paces.get(candidate)
+        if pace is None:
+            return prior
+        trust = 0.5 ** (max(0, now_ms - pace.heard_ms) / SPEED_HALF_LIFE_MS)
+        first_token_ms = prior.first_token_ms + trust * (pace.first_token_ms - prior.first_token_ms)
+        prior_ms_per_token = 1000.0 / prior.tokens_per_s
+        return Speed(first_token_ms, 1000.0 / (prior_ms_per_token + trust * (pace.ms_per_token - prior_ms_per_token)))
+
+    def _belief(self, candidate: str, cluster: str) -> _Belief:
+        key = (candidate, cluster)
+        belief = self._beliefs.get(key)
+        if belief is None:
+            return _kept(self._beliefs, key, _Belief(), self._max_beliefs)
+        self._beliefs.move_to_end(key)
+        return belief
+
+
+def _kept(book: OrderedDict[K, V], key: K, value: V, capacity: int) -> V:
+    book[key] = value
+    if len(book) > capacity:
+        book.popitem(last=False)
+    return value
