@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field, structs
 
 from registry.errors import PermissionDeniedError, RateLimitedError
 
@@ -19,7 +19,8 @@ Role = Literal["caller", "operator"]
 ContentMode = Literal["redacted", "hash", "none"]
 Rate = Annotated[float, Meta(gt=0)]
 
-_MS_PER_MINUTE: Final = 60_000.0
+_S_PER_MINUTE: Final = 60.0
+_ROUNDING: Final = 1e-9
 
 
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,10 +29,38 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=128)] = "default"
     content_mode: ContentMode = "redacted"
     """redacted: texts without personal data; hash: digests only; none: neither."""
+    user_tier: str | None = None
+    """The tier of its calls that name none; None: the planner's default."""
+    allowed_models: tuple[str, ...] | None = None
+    """Names its callers may ask for: exact, or a beginning followed by `*`; None: any. `auto` is a name like others."""
     budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
     budget_usd_per_month: Annotated[float, Meta(ge=0)] | None = None
     requests_per_minute: Rate | None = None
     tokens_per_minute: Rate | None = None
+
+    def check_model(self, model: str) -> None:
+        """Raise PermissionDeniedError unless the tenant's callers may ask for the model."""
+        require_model(self, model)
+
+
+class AccessPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole of access.yaml."""
+
+    default: Tenant = field(default_factory=Tenant)
+    """For tenants that are not listed; its name is not used."""
+    tenants: tuple[Tenant, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which strict loading turns into a finding, for a tenant that is listed twice."""
+        names = [tenant.name for tenant in self.tenants]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"tenant `{twice}` is listed twice")
+
+    def tenant(self, name: str) -> Tenant:
+        """Return the tenant's own terms, or the default ones under its name."""
+        listed = next((tenant for tenant in self.tenants if tenant.name == name), None)
+        return listed if listed is not None else structs.replace(self.default, name=name)
 
 
 class KeyPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,20 +87,21 @@ def require_role(key: KeyPolicy, role: Role) -> None:
         raise PermissionDeniedError(f"The key `{key.key_id}` is not allowed to do this: it lacks the role `{role}`.")
 
 
-def may_use_model(key: KeyPolicy, model: str) -> bool:
-    """Say whether the key may ask for the model (`auto`, a model's name, or a specialist's id)."""
-    if key.allowed_models is None:
+def may_use_model(owner: KeyPolicy | Tenant, model: str) -> bool:
+    """Say whether a key or tenant may ask for the model (`auto`, a model's name, or a specialist's id)."""
+    if owner.allowed_models is None:
         return True
     return any(
-        model.startswith(allowed[:-1]) if allowed.endswith("*") else model == allowed for allowed in key.allowed_models
+        model.startswith(allowed[:-1]) if allowed.endswith("*") else model == allowed
+        for allowed in owner.allowed_models
     )
 
 
-def require_model(key: KeyPolicy, model: str) -> None:
-    """Raise PermissionDeniedError, naming what is allowed, unless the key may ask for the model."""
-    if not may_use_model(key, model):
-        allowed = ", ".join(f"`{name}`" for name in key.allowed_models or ()) or "none"
-        message = f"The key `{key.key_id}` may not use the model `{model[:128]}`. Allowed: {allowed}."
+def require_model(owner: KeyPolicy | Tenant, model: str) -> None:
+    """Raise PermissionDeniedError, naming what is allowed, unless the key or tenant may ask for the model."""
+    if not may_use_model(owner, model):
+        allowed = ", ".join(f"`{name}`" for name in owner.allowed_models or ()) or "none"
+        message = f"{_name(owner)} may not use the model `{model[:128]}`. Allowed: {allowed}."
         raise PermissionDeniedError(message, param="model")
 
 
@@ -108,23 +138,23 @@ class TokenBucket:
     An amount above the burst is let through when the bucket is full, and leaves a debt: no call waits for ever.
     """
 
-    __slots__ = ("_burst", "_filled_ms", "_level", "_per_ms")
+    __slots__ = ("_burst", "_filled_s", "_level", "per_minute")
 
-    def __init__(self, per_minute: float, now_ms: float, burst: float | None = None) -> None:
-        self._per_ms = per_minute / _MS_PER_MINUTE
+    def __init__(self, per_minute: float, burst: float | None = None) -> None:
+        self.per_minute = per_minute
         self._burst = max(1.0, per_minute if burst is None else burst)
         self._level = self._burst
-        self._filled_ms = now_ms
+        self._filled_s: float | None = None
 
-    def wait_s(self, amount: float, now_ms: float) -> float:
+    def wait_s(self, amount: float, now_s: float) -> float:
         """Return the seconds until the amount could be taken; 0: now. Takes nothing."""
-        self._fill(now_ms)
+        self._fill(now_s)
         short = min(amount, self._burst) - self._level
-        return max(0.0, short / self._per_ms / 1000.0)
+        return max(0.0, short * _S_PER_MINUTE / self.per_minute) if short > _ROUNDING else 0.0
 
-    def take(self, amount: float, now_ms: float) -> float:
+    def take(self, amount: float, now_s: float) -> float:
         """Take the amount and return 0, or take nothing and return the seconds to wait."""
-        wait_s = self.wait_s(amount, now_ms)
+        wait_s = self.wait_s(amount, now_s)
         if wait_s == 0.0:
             self._level -= amount
         return wait_s
@@ -133,10 +163,11 @@ class TokenBucket:
         """Return what was taken and not needed; a negative amount takes what was needed on top."""
         self._level = min(self._burst, self._level + amount)
 
-    def _fill(self, now_ms: float) -> None:
-        if now_ms > self._filled_ms:
-            self._level = min(self._burst, self._level + (now_ms - self._filled_ms) * self._per_ms)
-            self._filled_ms = now_ms
+    def _fill(self, now_s: float) -> None:
+        if self._filled_s is not None and now_s > self._filled_s:
+            gained = (now_s - self._filled_s) * self.per_minute / _S_PER_MINUTE
+            self._level = min(self._burst, self._level + gained)
+        self._filled_s = now_s if self._filled_s is None else max(now_s, self._filled_s)
 
 
 class RateLimiter:
@@ -146,26 +177,26 @@ class RateLimiter:
         self._capacity = capacity
         self._buckets: OrderedDict[tuple[str, float], TokenBucket] = OrderedDict()
 
-    def admit(self, owners: tuple[KeyPolicy | Tenant, ...], tokens: float, now_ms: float) -> None:
+    def admit(self, owners: tuple[KeyPolicy | Tenant, ...], tokens: float, now_s: float) -> None:
         """Take one request and its tokens from every owner's buckets, or nothing.
 
         Raises RateLimitedError naming the limit, with `retry_after_s`.
         """
-        needs = [need for owner in owners for need in self._needs(owner, tokens, now_ms)]
+        needs = [need for owner in owners for need in self._needs(owner, tokens)]
         for bucket, amount, said in needs:
-            wait_s = bucket.wait_s(amount, now_ms)
+            wait_s = bucket.wait_s(amount, now_s)
             if wait_s > 0.0:
                 raise RateLimitedError(f"{said}; try again in {wait_s:.1f} s.", retry_after_s=wait_s)
         for bucket, amount, _ in needs:
-            bucket.take(amount, now_ms)
+            bucket.take(amount, now_s)
 
-    def correct(self, owners: tuple[KeyPolicy | Tenant, ...], unused_tokens: float, now_ms: float) -> None:
+    def correct(self, owners: tuple[KeyPolicy | Tenant, ...], unused_tokens: float) -> None:
         """Give back tokens that were admitted and not used; negative when more were used."""
         for owner in owners:
             if owner.tokens_per_minute is not None:
-                self._bucket(f"{_name(owner)} tokens", owner.tokens_per_minute, now_ms).give_back(unused_tokens)
+                self._bucket(f"{_name(owner)} tokens", owner.tokens_per_minute).give_back(unused_tokens)
 
-    def _needs(self, owner: KeyPolicy | Tenant, tokens: float, now_ms: float) -> list[tuple[TokenBucket, float, str]]:
+    def _needs(self, owner: KeyPolicy | Tenant, tokens: float) -> list[tuple[TokenBucket, float, str]]:
         needs: list[tuple[TokenBucket, float, str]] = []
         for rate, unit, amount in (
             (owner.requests_per_minute, "requests", 1.0),
@@ -173,14 +204,14 @@ class RateLimiter:
         ):
             if rate is not None:
                 said = f"{_name(owner)} may use {rate:g} {unit} a minute"
-                needs.append((self._bucket(f"{_name(owner)} {unit}", rate, now_ms), amount, said))
+                needs.append((self._bucket(f"{_name(owner)} {unit}", rate), amount, said))
         return needs
 
-    def _bucket(self, name: str, per_minute: float, now_ms: float) -> TokenBucket:
+    def _bucket(self, name: str, per_minute: float) -> TokenBucket:
         key = (name, per_minute)
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = TokenBucket(per_minute, now_ms)
+            bucket = self._buckets[key] = TokenBucket(per_minute)
             if len(self._buckets) > self._capacity:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)

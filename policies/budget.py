@@ -59,13 +59,24 @@ class Ledger:
         """Replace an account's limits; what it has spent in windows that it keeps stays."""
         self._limits[account] = tuple(limits)
 
-    def reserve(self, account: str | tuple[str, ...], amount_usd: float, now_ms: int) -> Reservation:
+    def reserve(
+        self,
+        account: str | tuple[str, ...],
+        amount_usd: float,
+        now_ms: int,
+        limit_usd_per_day: float | None = None,
+    ) -> Reservation:
         """Set money aside, from all of the accounts or from none.
 
-        Raises BudgetExceededError naming the account, the window, what is left and when the window ends; ValueError for
-        an amount that is negative or not finite.
+        `limit_usd_per_day` replaces the limits of the accounts first, for callers that keep them elsewhere.
+
+        Raises BudgetExceededError naming the account, the window and what is left; ValueError for an amount that is
+        negative or not finite.
         """
         accounts = (account,) if isinstance(account, str) else account
+        if limit_usd_per_day is not None:
+            for name in accounts:
+                self.set_limits(name, (BudgetLimit(window="day", limit_usd=limit_usd_per_day),))
         if not 0 <= amount_usd < float("inf"):
             raise ValueError(f"cannot reserve {amount_usd}: amounts are finite and not negative")
         purses = [(name, limit, self._purse(name, limit.window, now_ms)) for name, limit in self._limits_of(accounts)]

@@ -103,7 +103,7 @@ def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy) -> _Choi
     if chain is not None:
         _reject_poor(field, [link for link in others if link.quality < limits.quality_sla], limits.quality_sla)
         return _Choice(chain)
-    best = max((*good, *others, last), key=lambda link: (link.quality, -link.cost))
+    best = max((last, *others), key=lambda link: link.quality)
     chain = (best,) if best is last else (best, last)
     if not affordable(chain, limits):
         chain = (best,)

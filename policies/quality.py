@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
@@ -20,6 +19,9 @@ OutcomeKind = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
 K = TypeVar("K")
 V = TypeVar("V")
 
+UNMEASURED_QUALITY: Final = 0.5
+"""P(right) of a candidate that nobody has measured: below every tier's SLA, so it has to be measured first."""
+UNMEASURED_BELIEF: Final = 0.9
 PRIOR_CALLS: Final = 20.0
 MEMORY_CALLS: Final = 500.0
 SPEED_SHARE: Final = 0.1
@@ -28,12 +30,8 @@ SPEED_HALF_LIFE_MS: Final = 300_000.0
 """Silence after which a speed is half-way back to its prior."""
 
 _MINUTES: Final = 60
+_LEAST_MS: Final = 0.01
 _MS_PER_MINUTE: Final = 60_000
-
-
-def prior_quality(eval_scores: Mapping[str, float], cluster: str, default: float = 0.5) -> float:
-    """Return the registry's measured quality for the cluster, else for `*`, else the default."""
-    return eval_scores.get(cluster, eval_scores.get("*", default))
 
 
 class Speed(Struct, frozen=True):
@@ -104,18 +102,27 @@ class _LastHour:
 
 
 class _Pace:
-    """Moving averages of a candidate's speed."""
+    """Moving averages of a candidate's speed. Without a first token's time, all of the time counts as the tokens'."""
 
     __slots__ = ("first_token_ms", "heard_ms", "ms_per_token")
 
-    def __init__(self, first_token_ms: float, ms_per_token: float, now_ms: int) -> None:
-        self.first_token_ms = first_token_ms
-        self.ms_per_token = ms_per_token
-        self.heard_ms = now_ms
+    def __init__(self) -> None:
+        self.first_token_ms: float | None = None
+        self.ms_per_token: float | None = None
+        self.heard_ms = 0
+
+    def hear(self, first_token_ms: float | None, latency_ms: float, tokens: int, now_ms: int) -> None:
+        if now_ms - self.heard_ms > 4 * SPEED_HALF_LIFE_MS:
+            self.first_token_ms = self.ms_per_token = None
+        if first_token_ms is not None:
+            self.first_token_ms = _moved(self.first_token_ms, min(first_token_ms, latency_ms))
+        before_ms = first_token_ms if first_token_ms is not None else self.first_token_ms or 0.0
+        self.ms_per_token = _moved(self.ms_per_token, max(latency_ms - before_ms, _LEAST_MS) / tokens)
+        self.heard_ms = max(now_ms, self.heard_ms)
 
 
 class QualityBook:
-    """The book. At most `max_candidates`, and `max_beliefs` pairs of candidate and cluster; those used last are kept."""
+    """The book: the last `max_candidates` candidates, and the last `max_beliefs` pairs of candidate and cluster."""
 
     def __init__(self, max_candidates: int = 1_000, max_beliefs: int = 20_000) -> None:
         self._max_candidates = max_candidates
@@ -143,26 +150,29 @@ class QualityBook:
         """Count what somebody found out about an answer: feedback, or a comparison with the frontier's."""
         self._belief(candidate, cluster).right.count(right)
 
-    def time(self, candidate: str, first_token_ms: float, tokens_per_s: float, now_ms: int) -> None:
-        """Count one answer's speed. Figures that are not finite and positive are ignored."""
-        if not (0 < first_token_ms < math.inf and 0 < tokens_per_s < math.inf):
+    def observe_speed(
+        self, candidate: str, first_token_ms: float | None, latency_ms: float, output_tokens: int, now_ms: int = 0
+    ) -> None:
+        """Count one answer's speed; `first_token_ms` is None when it was not streamed. Nonsense is ignored."""
+        if not 0 < latency_ms < math.inf or output_tokens < 1:
             return
-        ms_per_token = 1000.0 / tokens_per_s
+        if first_token_ms is not None and not 0 <= first_token_ms < math.inf:
+            return
         pace = self._paces.get(candidate)
-        if pace is None or now_ms - pace.heard_ms > 4 * SPEED_HALF_LIFE_MS:
-            _kept(self._paces, candidate, _Pace(first_token_ms, ms_per_token, now_ms), self._max_candidates)
-            return
-        pace.first_token_ms += SPEED_SHARE * (first_token_ms - pace.first_token_ms)
-        pace.ms_per_token += SPEED_SHARE * (ms_per_token - pace.ms_per_token)
-        pace.heard_ms = max(now_ms, pace.heard_ms)
+        if pace is None:
+            pace = _kept(self._paces, candidate, _Pace(), self._max_candidates)
+        self._paces.move_to_end(candidate)
+        pace.hear(first_token_ms, latency_ms, output_tokens, now_ms)
 
-    def p_believed(self, candidate: str, cluster: str, prior: float) -> float:
+    def p_believed(self, candidate: str, cluster: str, prior: float | None = None) -> float:
         """Return predicted P(its answer passes verification)."""
+        prior = UNMEASURED_BELIEF if prior is None else prior
         belief = self._beliefs.get((candidate, cluster))
         return prior if belief is None else belief.believed.mean(prior)
 
-    def quality(self, candidate: str, cluster: str, prior: float) -> float:
+    def quality(self, candidate: str, cluster: str, prior: float | None = None) -> float:
         """Return predicted P(right); the prior is the registry's eval score for the cluster."""
+        prior = UNMEASURED_QUALITY if prior is None else prior
         belief = self._beliefs.get((candidate, cluster))
         return prior if belief is None else belief.right.mean(prior)
 
@@ -179,15 +189,23 @@ class QualityBook:
         hour.advance(now_ms)
         return (hour.bad / hour.total if hour.total else 0.0), hour.total
 
-    def speed(self, candidate: str, prior: Speed, now_ms: int) -> Speed:
-        """Return the speed to expect: lately measured, going back to the prior as silence grows."""
+    def speed(self, candidate: str, prior: Speed | None = None, now_ms: int | None = None) -> Speed | None:
+        """Return the speed to expect: lately measured, going back to the prior as silence grows; None: nobody knows.
+
+        Without a prior and the time, what was measured last holds for ever.
+        """
         pace = self._paces.get(candidate)
-        if pace is None:
+        if pace is None or pace.ms_per_token is None:
             return prior
+        measured = Speed(pace.first_token_ms or 0.0, 1000.0 / pace.ms_per_token)
+        if prior is None or now_ms is None:
+            return measured
         trust = 0.5 ** (max(0, now_ms - pace.heard_ms) / SPEED_HALF_LIFE_MS)
-        first_token_ms = prior.first_token_ms + trust * (pace.first_token_ms - prior.first_token_ms)
         prior_ms_per_token = 1000.0 / prior.tokens_per_s
-        return Speed(first_token_ms, 1000.0 / (prior_ms_per_token + trust * (pace.ms_per_token - prior_ms_per_token)))
+        return Speed(
+            first_token_ms=prior.first_token_ms + trust * (measured.first_token_ms - prior.first_token_ms),
+            tokens_per_s=1000.0 / (prior_ms_per_token + trust * (pace.ms_per_token - prior_ms_per_token)),
+        )
 
     def _belief(self, candidate: str, cluster: str) -> _Belief:
         key = (candidate, cluster)
@@ -203,3 +221,7 @@ def _kept(book: OrderedDict[K, V], key: K, value: V, capacity: int) -> V:
     if len(book) > capacity:
         book.popitem(last=False)
     return value
+
+
+def _moved(average: float | None, value: float) -> float:
+    return value if average is None else average + SPEED_SHARE * (value - average)

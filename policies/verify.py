@@ -36,6 +36,9 @@ class _Compiled(Struct, frozen=True):
     tools: dict[str, CompiledSchema]
 
 
+_NOTHING: Final = _Compiled(None, {})
+
+
 def expectation_of(
     response_format: dict[str, Any] | None,
     tools: tuple[dict[str, Any], ...] = (),
@@ -98,6 +101,8 @@ class Verifier:
         return None
 
     def _compiled(self, expectation: Expectation) -> _Compiled:
+        if not expectation.tools and expectation.json_schema is None and not expectation.json_object:
+            return _NOTHING
         key = expectation.digest or digest_of(
             (expectation.json_schema, expectation.json_object, expectation.tools, expectation.tool_choice)
         )
