@@ -1,0 +1,204 @@
+"""`journeyman demo`: the whole gateway on this machine, with a stand-in for the large model.
+
+It only runs commands that a user could run, and shows each. Knows nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec import Struct
+from rich.console import Console
+
+from registry.errors import EnvironmentFaultError, GateFailedError
+
+from .children import Child
+
+EXIT_ENV = "JOURNEYMAN_DEMO_EXIT"
+_ENGINE_WAIT_S = 180.0
+
+
+class Plan(Struct, frozen=True):
+    """What the demo runs with."""
+
+    registry: Path
+    state: Path
+    port: int
+    calls: int
+    rate: float
+    seed: int
+
+
+@click.command()
+@click.option("--registry", type=click.Path(path_type=Path), default=Path("registry.yaml"), show_default=True)
+@click.option("--state", type=click.Path(path_type=Path), default=Path(".journeyman/demo"), show_default=True)
+@click.option("--port", type=int, default=8080, show_default=True, help="The gateway's port; 0 takes a free one.")
+@click.option("--calls", type=click.IntRange(1), default=300, show_default=True, help="Calls to stream through it.")
+@click.option("--rate", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Calls a second.")
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--exit", "exits", is_flag=True, envvar=EXIT_ENV, help="End by itself instead of waiting for Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end; implies --exit.")
+def demo(exits: bool, as_json: bool, **options: Any) -> None:
+    """Show a routed answer, then a few hundred, on this machine."""
+    plan = Plan(**options)
+    console = Console(stderr=as_json)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with ExitStack() as children:
+        result = _Demo(plan, console, children).run()
+        if as_json:
+            click.echo(json.dumps(result))
+        elif not exits:
+            _wait(console)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait(console: Console) -> None:
+    console.print("[dim]The gateway stays up. Ctrl-C ends it.[/]")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        console.print("\n[dim]Ending the gateway, the engine and the teacher.[/]")
+
+
+class _Demo:
+    """One showing. `url` is set once the gateway is up."""
+
+    def __init__(self, plan: Plan, console: Console, children: ExitStack) -> None:
+        self._plan = plan
+        self._console = console
+        self._children = children
+        self._workload = plan.state / "workload"
+        self._started_s = time.monotonic()
+        plan.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def run(self) -> dict[str, Any]:
+        """Show everything; returns the figures."""
+        self._console.print(
+            "[bold]Journeyman[/]: a gateway, a small model and a stand-in for a large one, right here.\n"
+        )
+        self._make_workload()
+        teacher = self._start("teacher", ["teacher", "--workload", str(self._workload), "--port", "0"])
+        gateway = self._start("gateway", self._serve_arguments(), JOURNEYMAN_TEACHER_URL=teacher["base_url"])
+        url = str(gateway["url"])
+        self._wait_for_engine(url)
+        first_answer_s = self._first_answer(url)
+        report = self._traffic(url)
+        self._what_next(url)
+        return {"url": url, "first_answer_s": first_answer_s, "traffic": report}
+
+    def _make_workload(self) -> None:
+        if not (self._workload / "apps.json").exists():
+            self._run(
+                ["workload", "generate", "--out", str(self._workload), "--seed", str(self._plan.seed)], quiet=True
+            )
+
+    def _serve_arguments(self) -> list[str]:
+        where = ["--registry", str(self._plan.registry), "--state", str(self._plan.state)]
+        return ["serve", *where, "--port", str(self._plan.port), "--log-level", "warning"]
+
+    def _start(self, name: str, arguments: list[str], **environment: str) -> dict[str, Any]:
+        shown = " ".join(f"{key}={value}" for key, value in environment.items())
+        self._console.print(
+            f"[dim]$[/] {shown + ' ' if shown else ''}journeyman {' '.join(arguments)}", highlight=False
+        )
+        child = Child(name, _command(arguments), self._plan.state / f"{name}.log", environment)
+        self._children.callback(child.stop)
+        return child.wait_ready(60)
+
+    def _run(self, arguments: list[str], *, quiet: bool = False) -> None:
+        self._console.print(f"[dim]$[/] journeyman {' '.join(arguments)}", highlight=False)
+        done = subprocess.run(  # noqa: S603  our own command
+            _command(arguments), check=False, stdout=subprocess.DEVNULL if quiet else None
+        )
+        if done.returncode:
+            raise GateFailedError(f"`journeyman {arguments[0]}` ended with {done.returncode}.")
+
+    def _wait_for_engine(self, url: str) -> None:
+        with self._console.status("the engine loads its weights"):
+            end_s = time.monotonic() + _ENGINE_WAIT_S
+            while (report := _readiness(url))["status"] != "ready":
+                if time.monotonic() > end_s:
+                    trouble = "; ".join(report["trouble"])
+                    raise EnvironmentFaultError(f"The gateway is not ready after {_ENGINE_WAIT_S:g} s: {trouble}")
+                time.sleep(0.2)
+
+    def _first_answer(self, url: str) -> float:
+        request = self._plan.state / "first.json"
+        request.write_text(json.dumps(_first_request(self._workload)))
+        self._console.print()
+        self._run(["ask", "--url", url, "--explain", "--body", str(request)])
+        seconds = time.monotonic() - self._started_s
+        self._console.print(f"[dim]first answer after {seconds:.1f} s[/]\n")
+        return seconds
+
+    def _traffic(self, url: str) -> dict[str, Any]:
+        out = self._plan.state / "traffic.json"
+        arguments = ["traffic", "--workload", str(self._workload), "--base-url", f"{url}/v1", "--split", "dev"]
+        arguments += [
+            "--calls",
+            str(self._plan.calls),
+            "--rate",
+            f"{self._plan.rate:g}",
+            "--seed",
+            str(self._plan.seed),
+        ]
+        self._run([*arguments, "--report", str(out)])
+        report: dict[str, Any] = json.loads(out.read_text())
+        return report
+
+    def _what_next(self, url: str) -> None:
+        body = '{"model":"auto","messages":[{"role":"user","content":"Say hello."}]}'
+        self._console.print(
+            "\n[bold]Try next[/]\n"
+            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
+            f"  python -c \"import openai; print(openai.OpenAI(base_url='{url}/v1', api_key='unused')"
+            '.models.list())"\n'
+            f"  journeyman ask --url {url} --explain 'What is the capital of France?'\n"
+            f"  OPENAI_BASE_URL={url}/v1 llm -m gpt-4o 'Say hello.'\n"
+            f"  journeyman export --state {self._plan.state} --format jsonl --out calls.jsonl\n"
+            f"  open {url}/metrics\n",
+            highlight=False,
+            markup=True,
+        )
+
+
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "router_service.cli", *arguments]
+
+
+def _readiness(url: str) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(url + "/readyz", timeout=5) as response:  # noqa: S310  our own gateway
+            report: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as error:
+        report = json.load(error)
+    except OSError as error:
+        report = {"status": "unavailable", "trouble": [str(error)]}
+    return report
+
+
+def _first_request(workload: Path) -> dict[str, Any]:
+    """The first development row of the first agent that has a response format, as a request."""
+    apps = json.loads((workload / "apps.json").read_text())
+    family = next(name for name, app in apps.items() if app.get("response_format"))
+    rows = (json.loads(line) for line in (workload / f"{family}.jsonl").read_text().splitlines())
+    row = next(row for row in rows if row["split"] == "dev")
+    return {
+        "system": apps[family]["system"],
+        "prompt": row["input"],
+        "response_format": apps[family]["response_format"],
+    }

@@ -1,0 +1,54 @@
+"""How much at once, how often and for how much: calls in flight, rates and budgets, by tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from policies.access import RateLimiter, Tenant, budget_limits
+from policies.budget import Ledger, Reservation
+from registry.errors import RateLimitedError
+
+from .metrics import Metrics
+
+
+class Limits:
+    """Counts and refuses; one for each process."""
+
+    def __init__(self, max_in_flight: int, metrics: Metrics) -> None:
+        self._max_in_flight = max_in_flight
+        self._metrics = metrics
+        self._in_flight = 0
+        self._rates = RateLimiter()
+        self._ledger = Ledger()
+        self._known: set[str] = set()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold one place while a call is answered. Raises RateLimitedError."""
+        if self._in_flight >= self._max_in_flight:
+            raise RateLimitedError(f"{self._max_in_flight} calls are being answered already; try again shortly.")
+        self._move(1)
+        try:
+            yield
+        finally:
+            self._move(-1)
+
+    def rate(self, tenant: Tenant, tokens: int, now_s: float) -> None:
+        """Take one request and its tokens from the tenant's rates. Raises RateLimitedError."""
+        self._rates.admit((tenant,), tokens, now_s)
+
+    def reserve(self, tenant: Tenant, amount_usd: float, now_ms: int) -> Reservation:
+        """Set the most that a call can cost aside. Raises BudgetExceededError."""
+        if tenant.name not in self._known:
+            self._known.add(tenant.name)
+            self._ledger.set_limits(tenant.name, budget_limits(tenant))
+        return self._ledger.reserve(tenant.name, amount_usd, now_ms)
+
+    def settle(self, reservation: Reservation, actual_usd: float) -> None:
+        """Turn a reservation into what the call cost."""
+        self._ledger.settle(reservation, actual_usd)
+
+    def _move(self, step: int) -> None:
+        self._in_flight += step
+        self._metrics.set("journeyman_calls_in_flight", value=self._in_flight)

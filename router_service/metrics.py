@@ -1,0 +1,78 @@
+"""Every Prometheus metric of the gateway. Label values come from the roster, so a caller cannot make new series.
+
+The table METRICS is what the README documents and what the dashboards are checked against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DECISION_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.0025, 0.005, 0.01)
+
+METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
+    "journeyman_calls_total": (Counter, "Calls by how they ended.", ("route", "cluster", "served_by", "outcome")),
+    "journeyman_call_seconds": (Histogram, "From admission to the answer's end.", ("route", "served_by")),
+    "journeyman_first_token_seconds": (Histogram, "From admission to the first token of a stream.", ("served_by",)),
+    "journeyman_decision_seconds": (Histogram, "Signature, classification, constraints and plan.", ()),
+    "journeyman_attempts_total": (Counter, "Attempts by what came of them.", ("candidate", "outcome")),
+    "journeyman_attempt_seconds": (Histogram, "One attempt's latency.", ("candidate",)),
+    "journeyman_escalations_total": (Counter, "Calls that needed more than the primary.", ("cluster",)),
+    "journeyman_tokens_total": (Counter, "Tokens by direction: prompt or completion.", ("candidate", "direction")),
+    "journeyman_cost_usd_total": (Counter, "US dollars spent, every attempt counted.", ("cluster", "served_by")),
+    "journeyman_frontier_cost_usd_total": (Counter, "What the frontier alone would have cost.", ("cluster",)),
+    "journeyman_rejections_total": (Counter, "Candidates turned down by a hard constraint.", ("candidate", "code")),
+    "journeyman_errors_total": (Counter, "Calls that ended in an error, by its code.", ("route", "code")),
+    "journeyman_calls_in_flight": (Gauge, "Calls being answered now.", ()),
+    "journeyman_feedback_total": (Counter, "Feedback received.", ("outcome",)),
+    "journeyman_records_total": (Counter, "Records by fate: written, shed or failed.", ("fate",)),
+    "journeyman_records_withheld_total": (Counter, "Records whose content was withheld, by the reason.", ("reason",)),
+    "journeyman_redactions_total": (Counter, "Spans redacted before anything was written.", ("kind",)),
+    "journeyman_spool_bytes": (Gauge, "Bytes in the spool that the store does not hold yet.", ()),
+    "journeyman_backend_up": (Gauge, "1 when the backend can be asked, 0 while its breaker is open.", ("backend",)),
+    "journeyman_adapters_ready": (Gauge, "Adapters that answered their canary.", ("backend",)),
+    "journeyman_registry_reloads_total": (Counter, "Edits of registry.yaml by result: taken or refused.", ("result",)),
+    "journeyman_registry_ok": (Gauge, "1 when the file on disk is the catalog in force.", ()),
+}
+
+_BUCKETS = {"journeyman_decision_seconds": _DECISION_SECONDS}
+
+
+class Metrics:
+    """The metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._metrics = {name: self._make(name, *row) for name, row in METRICS.items()}
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def _make(self, name: str, kind: type[Any], text: str, labels: tuple[str, ...]) -> Any:
+        if kind is Histogram:
+            return Histogram(name, text, labels, buckets=_BUCKETS.get(name, _SECONDS), registry=self.registry)
+        return kind(name, text, labels, registry=self.registry)
+
+    def _child(self, *key: str) -> Any:
+        child = self._children.get(key)
+        if child is None:
+            metric = self._metrics[key[0]]
+            child = self._children[key] = metric.labels(*key[1:]) if len(key) > 1 else metric
+        return child
+
+    def add(self, name: str, *labels: str, amount: float = 1.0) -> None:
+        """Count."""
+        self._child(name, *labels).inc(amount)
+
+    def observe(self, name: str, *labels: str, value: float) -> None:
+        """Add a value to a histogram."""
+        self._child(name, *labels).observe(value)
+
+    def set(self, name: str, *labels: str, value: float) -> None:
+        """Set a gauge."""
+        self._child(name, *labels).set(value)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

@@ -1,0 +1,188 @@
+"""The composition root: everything one gateway process is made of, built from its settings and closed in order.
+
+Nothing here decides anything about a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from observations.spool import Spool, SpoolSettings
+from observations.state import StatePaths, open_private
+from policies.quality import QualityBook
+from policies.redaction import Redactor
+from registry.catalog import Catalog
+from registry.errors import BackendError, EnvironmentFaultError
+from registry.loading import CatalogHolder, ReloadStatus
+from registry.watching import watch
+from specialists.backends import BackendContext, make_backend
+
+from .auth import Auth
+from .gateway import Gateway, Parts
+from .job import Job
+from .keys import KeyRing
+from .limits import Limits
+from .loading import RecordLoader
+from .log import get
+from .metrics import Metrics
+from .plans import PlanBook
+from .policy_files import PolicyFiles, load_policies
+from .recording import Recorder
+from .roster import Roster
+from .settings import Settings
+from .telemetry import Telemetry
+
+_log = get("services")
+_ADAPTER_INTERVAL_S = 1.0
+_PROBE_INTERVAL_S = 5.0
+
+
+class Services:
+    """The parts of one gateway. `start` and `stop` are called by the application's life span."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        environment = os.environ if environment is None else environment
+        self.paths = StatePaths(settings.state).create()
+        self.policies: PolicyFiles = load_policies(settings.policies)
+        self.holder = CatalogHolder(settings.registry, environment)
+        self.metrics = Metrics()
+        self.keys = KeyRing.load(self.paths.root / "keys.json", loopback=settings.is_loopback)
+        self._refuse_open_door()
+        self.auth = Auth(self.keys, self.policies.access)
+        self.limits = Limits(settings.max_in_flight, self.metrics)
+        self.spool = Spool.open(
+            self.paths.spool,
+            SpoolSettings(segment_age_s=settings.segment_age_s, max_bytes=settings.spool_max_bytes),
+        )
+        self.recorder = Recorder(
+            self.spool, Redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
+        )
+        quality = QualityBook()
+        self.telemetry = Telemetry(self.metrics, quality)
+        context = BackendContext(state=self.paths.root, environment=environment)
+        self.roster = Roster(self.holder.catalog, lambda entry: make_backend(entry, context), quality)
+        self.book = PlanBook(self.paths, settings.plans_kept)
+        self.gateway = Gateway(
+            Parts(
+                roster=self.roster,
+                policies=self.policies.decisions,
+                recorder=self.recorder,
+                telemetry=self.telemetry,
+                book=self.book,
+                limits=self.limits,
+            ),
+            require_record=settings.require_record,
+        )
+        self._loader = RecordLoader(settings.state) if settings.load_records else None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog in force."""
+        return self.holder.catalog
+
+    def admit(self, job: Job) -> None:
+        """Refuse a call that its caller may not make, or that nobody could answer as asked."""
+        job.caller.tenant.check_model(job.model)
+        self.gateway.check(job)
+        self.limits.rate(job.caller.tenant, job.features.prompt_tokens + job.features.max_tokens, job.started_s)
+
+    async def start(self) -> None:
+        """Start backends, the registry watch and the loader."""
+        self.holder.subscribe(self.roster.follow)
+        self._report(self.holder.status)
+        self._tasks = [
+            asyncio.create_task(watch(self.holder, self.settings.reload_interval_s, self._report)),
+            asyncio.create_task(self._keep_probing()),
+            asyncio.create_task(self._keep_adapters()),
+        ]
+        if self._loader is not None:
+            await self._loader.start()
+
+    async def stop(self) -> None:
+        """Stop in reverse order; what is in the spool stays there until it is loaded."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.roster.close()
+        self.spool.close()
+        if self._loader is not None:
+            await self._loader.stop()
+
+    def readiness(self) -> dict[str, Any]:
+        """What `/readyz` shows: `ready`, `degraded` (calls are answered, something is wrong) or `unavailable`."""
+        backends = {name: backend.health() for name, backend in self.roster.backends().items()}
+        status = self.holder.status
+        trouble = [f"backend {name}: {health.reason}" for name, health in backends.items() if not health.ok]
+        if not status.ok:
+            trouble.append(f"registry: {status.error}")
+        state = "ready" if not trouble else "degraded"
+        if not any(health.ok for health in backends.values()):
+            state = "unavailable"
+        return {
+            "status": state,
+            "trouble": trouble,
+            "catalog": {"digest": status.digest, "ok": status.ok, "loaded_at_ms": status.loaded_at_ms},
+            "backends": {name: {"ok": h.ok, "reason": h.reason} for name, h in backends.items()},
+            "adapters": {n: list(a.ready_names()) for n, a in self.roster.adapter_sets().items() if a.wanted()},
+        }
+
+    def sample_gauges(self) -> None:
+        """Bring the gauges up to date; called when somebody reads them."""
+        for name, backend in self.roster.backends().items():
+            self.metrics.set("journeyman_backend_up", name, value=float(backend.health().ok))
+        for name, adapters in self.roster.adapter_sets().items():
+            self.metrics.set("journeyman_adapters_ready", name, value=float(len(list(adapters.ready_names()))))
+        self.metrics.set("journeyman_spool_bytes", value=float(self.spool.stats().used_bytes))
+
+    def _refuse_open_door(self) -> None:
+        if not self.settings.is_loopback and not self.keys.has_keys():
+            raise EnvironmentFaultError(
+                f"Refusing to listen on {self.settings.host} without API keys: anyone who reaches it could spend "
+                "your money. Make one with `journeyman keys add`, or listen on 127.0.0.1."
+            )
+
+    def _report(self, status: ReloadStatus) -> None:
+        self.metrics.set("journeyman_registry_ok", value=float(status.ok))
+        if status.reloads_total or status.failures_total:
+            self.metrics.add("journeyman_registry_reloads_total", "taken" if status.ok else "refused")
+        if status.ok:
+            _log.info("registry in force", digest=status.digest, warnings=list(status.warnings))
+        else:
+            _log.error("registry edit refused; the last good one stays in force", error=status.error)
+
+    async def _keep_probing(self) -> None:
+        """Ask every backend once, and those that are down again and again; the first probe starts an engine."""
+        probed: set[int] = set()
+        while True:
+            for backend in list(self.roster.backends().values()):
+                if id(backend) not in probed or not backend.health().ok:
+                    probed.add(id(backend))
+                    with contextlib.suppress(BackendError):
+                        await backend.probe()
+            await asyncio.sleep(_PROBE_INTERVAL_S)
+
+    async def _keep_adapters(self) -> None:
+        while True:
+            for name, adapters in self.roster.adapter_sets().items():
+                for problem in await adapters.sync():
+                    _log.warning("adapter not ready", backend=name, reason=problem)
+            await asyncio.sleep(_ADAPTER_INTERVAL_S)
+
+
+def hash_key(path: Path) -> bytes:
+    """The secret under which prompts and end users are hashed; made once for each state folder."""
+    try:
+        fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(fd, "wb") as file:
+        file.write(key := secrets.token_bytes(32))
+    return key

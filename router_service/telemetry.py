@@ -1,0 +1,63 @@
+"""Feeds what happened to the metrics and to the planner's live beliefs. Knows nothing of records on disk."""
+
+from __future__ import annotations
+
+import time
+
+from observations.records import AttemptRecord, CallRecord
+from policies.plan import Plan
+from policies.quality import QualityBook
+
+from .metrics import Metrics
+from .wire.chat import FeedbackRequest
+
+
+class Telemetry:
+    """One for each process."""
+
+    def __init__(self, metrics: Metrics, quality: QualityBook) -> None:
+        self._metrics = metrics
+        self._quality = quality
+
+    def decided(self, plan: Plan, decision_ms: float) -> None:
+        """A plan was made."""
+        self._metrics.observe("journeyman_decision_seconds", value=decision_ms / 1000.0)
+        for rejection in plan.rejections:
+            if rejection.code != "not_asked_for":
+                self._metrics.add("journeyman_rejections_total", rejection.candidate, rejection.code)
+
+    def attempted(self, attempt: AttemptRecord, cluster: str) -> None:
+        """An attempt ended."""
+        metrics = self._metrics
+        metrics.add("journeyman_attempts_total", attempt.candidate, attempt.outcome)
+        metrics.observe("journeyman_attempt_seconds", attempt.candidate, value=attempt.latency_ms / 1000.0)
+        metrics.add("journeyman_tokens_total", attempt.candidate, "prompt", amount=attempt.prompt_tokens)
+        metrics.add("journeyman_tokens_total", attempt.candidate, "completion", amount=attempt.completion_tokens)
+        now_ms = int(time.time() * 1000)
+        self._quality.observe(attempt.candidate, cluster, attempt.outcome, now_ms, attempt.completion_tokens)
+        if attempt.outcome not in ("failed", "timed_out"):
+            self._quality.observe_speed(
+                attempt.candidate, attempt.first_token_ms, attempt.latency_ms, attempt.completion_tokens, now_ms
+            )
+
+    def judged(self, call: CallRecord, feedback: FeedbackRequest) -> None:
+        """Somebody said how good an answer was."""
+        self._metrics.add("journeyman_feedback_total", feedback.outcome or "none")
+        if feedback.outcome is not None and call.served_by:
+            self._quality.judge(call.served_by, call.cluster, right=feedback.outcome == "success")
+
+    def ended(self, call: CallRecord) -> None:
+        """A call ended, one way or another."""
+        metrics = self._metrics
+        served_by = call.served_by or "none"
+        metrics.add("journeyman_calls_total", call.route, call.cluster, served_by, call.outcome)
+        metrics.observe("journeyman_call_seconds", call.route, served_by, value=call.latency_ms / 1000.0)
+        if call.first_token_ms is not None:
+            metrics.observe("journeyman_first_token_seconds", served_by, value=call.first_token_ms / 1000.0)
+        metrics.add("journeyman_cost_usd_total", call.cluster, served_by, amount=call.cost_usd)
+        if call.frontier_cost_usd:
+            metrics.add("journeyman_frontier_cost_usd_total", call.cluster, amount=call.frontier_cost_usd)
+        if call.escalated:
+            metrics.add("journeyman_escalations_total", call.cluster)
+        if call.error_code:
+            metrics.add("journeyman_errors_total", call.route, call.error_code)
