@@ -1,0 +1,1 @@
+"""The project's own workload: seeded generators and their tables of wording."""

@@ -1,0 +1,52 @@
+"""Classification of bank lines: the account each belongs to, and whether somebody must look at it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pipelines.own_workload.people import person
+from pipelines.own_workload.wording import choose, fill, of_split, slots, table
+
+
+def app() -> dict[str, Any]:
+    """The agent: its prompt and the schema of its answer."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "account": {"type": "string", "enum": list(table("ledger_lines")["lines"])},
+            "review": {"type": "boolean"},
+        },
+        "required": ["account", "review"],
+        "additionalProperties": False,
+    }
+    response_format = {"type": "json_schema", "json_schema": {"name": "booking", "strict": True, "schema": schema}}
+    return {
+        "system": table("ledger_lines")["system"],
+        "grader": "json_equal",
+        "tools": None,
+        "response_format": response_format,
+    }
+
+
+def row(split: str, rng: random.Random) -> dict[str, Any]:
+    """One line of the statement and its booking."""
+    data = table("ledger_lines")
+    account = rng.choice(list(data["lines"]))
+    someone = person(rng)
+    cents = rng.randrange(300, 60000) if rng.random() < 0.8 else rng.randrange(100000, 900000)
+    values = {
+        "holder": someone.name.upper(),
+        "city": someone.city.upper(),
+        "company": rng.choice(data["companies"].split("|")),
+        "ref": rng.choice(("REF", "NR", "INV", "")) + str(rng.randrange(1000, 999999)),
+        "amount": f"{rng.choice(('EUR', 'USD', 'GBP'))} {cents / 100:.2f}",
+    }
+    template = choose(rng.choice(of_split(data["lines"][account], split)), rng)
+    if rng.random() < 0.2:
+        template = template.lower()
+    return {
+        "input": fill(template, values),
+        "expected": {"account": account, "review": cents >= 100000},
+        "personal": [["name", values["holder"]]] if "holder" in slots(template) else [],
+    }
