@@ -49,6 +49,7 @@ class EngineProcess:
         self._on_gone = on_gone
         self._task: asyncio.Task[None] | None = None
         self._process: Process | None = None
+        self._ready: asyncio.Future[str]
         self.trouble = "the engine was not started yet"
         self.starts = 0
 
@@ -92,32 +93,47 @@ class EngineProcess:
         except OSError as error:
             return f"cannot be started ({error})"
         self._process = process
+        self._ready = asyncio.get_running_loop().create_future()
+        listening = asyncio.create_task(self._listen(process))
         try:
-            return await self._attend(process)
+            return await self._attend(process, listening)
         except JourneymanError as error:
             return f"cannot be used ({error.message})"
         finally:
             # Shielded: the child must be gone even when this task is cancelled while it waits for it.
             await asyncio.shield(_end(process))
+            listening.cancel()
             self.trouble = self.trouble or "the engine has ended"
             await self._on_gone()
 
-    async def _attend(self, process: Process) -> str:
-        assert process.stdout is not None
+    async def _attend(self, process: Process, listening: asyncio.Task[None]) -> str:
         try:
             async with asyncio.timeout(READY_S):
-                url = await self._wait_ready(process.stdout)
-                if url is not None:
+                url = await self._ready
+                if url:
                     await self._on_ready(url)
+                    self.trouble = ""
         except TimeoutError:
             return f"was not ready within {READY_S:.0f} s"
-        if url is not None:
-            self.trouble = ""
-            while await _line(process.stdout) is not None:
-                pass  # drained, or a full pipe would block the engine
+        await listening
         status = await process.wait()
         self.trouble = "the engine has ended"
         return f"ended with status {status}{_last_words(self._log)}"
+
+    async def _listen(self, process: Process) -> None:
+        """Read the child's output to its end, also when nobody cares: a full pipe would block the engine."""
+        assert process.stdout is not None
+        while (line := await _line(process.stdout)) is not None:
+            try:
+                event = msgspec.json.decode(line, type=_Event)
+            except (msgspec.DecodeError, ValueError):
+                continue
+            if event.event == "ready" and not self._ready.done():
+                self._ready.set_result(event.url)
+            elif event.message and self.trouble:
+                self.trouble = f"the engine is starting: {event.message[:200]}"
+        if not self._ready.done():
+            self._ready.set_result("")
 
     async def _spawn(self) -> Process:
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -133,19 +149,6 @@ class EngineProcess:
             os.close(log)
         self.starts += 1
         return process
-
-    async def _wait_ready(self, stdout: asyncio.StreamReader) -> str | None:
-        """Return the URL of the ready line, or None at the end of the output."""
-        while (line := await _line(stdout)) is not None:
-            try:
-                event = msgspec.json.decode(line, type=_Event)
-            except (msgspec.DecodeError, ValueError):
-                continue
-            if event.event == "ready" and event.url:
-                return event.url
-            if event.message:
-                self.trouble = f"the engine is starting: {event.message[:200]}"
-        return None
 
 
 def engine_command(entry: BackendEntry) -> list[str]:

@@ -6,6 +6,8 @@ an end that never came.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from registry.errors import BackendError, StreamCutError
 
 from .calls import Call, Delta
@@ -47,19 +49,17 @@ class StreamReader:
         self.is_finished = False
         """A finish reason was read: the answer is whole, though usage and the closing event may still come."""
 
-    def feed(self, chunk: bytes) -> list[Piece]:
-        """Return the pieces that the chunk completes."""
+    def feed(self, chunk: bytes) -> Iterator[Piece]:
+        """Yield the pieces that the chunk completes, those before an error in it too."""
         try:
             events = self._events.feed(chunk)
         except EventTooLargeError as error:
             raise self._error(str(error)) from None
-        pieces = []
         for data in events:
             if data == _DONE:
                 self.is_done = True
-                break
-            pieces.append(self._read(data))
-        return pieces
+                return
+            yield self._read(data)
 
     def rest(self) -> Delta | None:
         """Return what a clean end still owes the caller: a finish reason, usage. Raises BackendError for no answer."""
