@@ -180,7 +180,7 @@ class Spool:
             self._retire_current()
             current = None
         if current is None:
-            current = self._current = _Segment(self.folder / f"{new_ulid()}{OPEN_SUFFIX}")
+            current = self._current = _Segment(self.folder / _segment_name())
         return current
 
     def _retire_current(self) -> None:
@@ -266,6 +266,11 @@ def _claim_folder(root: Path) -> tuple[Path, int]:
     fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     hidden.rename(root / name)
     return root / name, lock_fd
+
+
+def _segment_name() -> str:
+    """Names sort by time, so that segments are loaded in the order they were written."""
+    return f"{time.time_ns():020d}-{new_ulid()[-6:]}{OPEN_SUFFIX}"
 
 
 def _seal(segment: _Segment) -> None:

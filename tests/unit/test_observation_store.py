@@ -1,0 +1,472 @@
+"""The store: every event once, whatever crashed; damage is moved aside; readers and the loader take turns."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import duckdb
+import pytest
+
+from observations import queries
+from observations.loading import LoaderSettings, load_once, prepare_store
+from observations.migrations import MIGRATIONS, VIEWS, migrate, version_of
+from observations.records import (
+    AttemptRecord,
+    CallRecord,
+    CatalogRecord,
+    FeedbackRecord,
+    PlanRecord,
+    SignatureRecord,
+    StageMoveRecord,
+)
+from observations.rows import TABLES, columns_of
+from observations.sources import sealed_segments
+from observations.spool import Spool
+from observations.state import StatePaths
+from observations.store import StoreSettings, connect, open_reader, open_writer
+from registry.errors import NotFoundError, StorageError, StoreLockedError
+
+START_MS = 1_790_000_000_000
+
+
+def call(number, **fields):
+    values = {
+        "cluster": "billing",
+        "messages": [{"role": "user", "content": f"say {number} 'quoted' \x00 \N{PILE OF POO}"}],
+        "answer_text": "ok",
+        "served_by": "small@0123456789ab",
+        "outcome": "verified",
+        "attempts": (AttemptRecord("small@0123456789ab", "echo", "verified", latency_ms=10.0, cost_usd=0.5),),
+        "plan": PlanRecord(id=f"plan_{number}", primary="small@0123456789ab", inputs={"user_tier": "gold"}),
+    }
+    return CallRecord(id=f"chatcmpl-{number:026d}", at_ms=START_MS + number, **(values | fields))
+
+
+@pytest.fixture
+def state(tmp_path):
+    return StatePaths(tmp_path / "state").create()
+
+
+def spool_up(state, *events):
+    spool = Spool.open(state.spool)
+    for event in events:
+        assert spool.append(event)
+    spool.close()
+
+
+def ask(state, query, *parameters):
+    store = open_reader(state)
+    try:
+        return store.execute(query, parameters).fetchall()
+    finally:
+        store.close()
+
+
+def count(state, table="slm_observation_raw"):
+    return ask(state, f"SELECT count(*), count(DISTINCT id) FROM {table}")[0]
+
+
+def test_every_table_has_a_column_for_every_field_of_its_record(state):
+    prepare_store(state)
+    for spec in TABLES:
+        rows = ask(state, "SELECT column_name FROM information_schema.columns WHERE table_name = ?", spec.name)
+        assert {row[0] for row in rows} == set(columns_of(spec))
+
+
+def test_a_call_comes_back_from_the_store_as_it_was(state):
+    full = call(
+        1, hint_agrees=True, metadata={"a": "b"}, redactions={"email": 2}, first_token_ms=1.5, cost_usd=1e-9,
+        answer_tool_calls=[{"id": "x", "function": {"name": "f", "arguments": "{"}}],
+    )  # fmt: skip
+    plain = CallRecord(id="plain", at_ms=5)
+    spool_up(state, full, plain)
+    assert load_once(state).rows["slm_observation_raw"] == 2
+    assert queries.find_call(state, full.id) == full
+    assert queries.find_call(state, "plain") == plain
+
+
+def test_a_call_is_found_before_it_is_loaded_and_only_by_its_tenant(state):
+    spool = Spool.open(state.spool)
+    spool.append(call(1, tenant="acme"))
+    assert queries.find_call(state, call(1).id) == call(1, tenant="acme")
+    assert queries.find_call(state, call(1).id, tenant="other") is None
+    spool.close()
+    load_once(state)
+    assert queries.find_call(state, call(1).id, tenant="acme") is not None
+    assert queries.find_call(state, call(1).id, tenant="other") is None
+    assert queries.find_call(state, "x' OR '1'='1") is None
+
+
+def test_before_the_first_load_questions_have_no_answer_and_no_error(state):
+    assert queries.recent_calls(state) == []
+    assert queries.find_call(state, "nothing") is None
+    with pytest.raises(NotFoundError, match=r"observations\.duckdb"):
+        open_reader(state)
+
+
+def test_loading_again_changes_nothing(state):
+    spool_up(state, *map(call, range(50)))
+    assert load_once(state).events == 50
+    assert load_once(state).events == 0
+    assert count(state) == (50, 50)
+    assert sealed_segments(state.spool) == []
+
+
+def test_a_crash_between_checkpoint_and_removal_loads_nothing_twice(state):
+    spool_up(state, *map(call, range(50)))
+    [segment] = sealed_segments(state.spool)
+    kept = segment.path.read_bytes()
+    load_once(state)
+    segment.path.parent.mkdir(exist_ok=True)
+    segment.path.write_bytes(kept)
+    again = load_once(state)
+    assert again.segments == 1
+    assert again.rows["slm_observation_raw"] == 0
+    segment.path.parent.mkdir(exist_ok=True)
+    segment.path.with_name("00000000000000000001-zzzzzz.sealed").write_bytes(kept)  # under another name: by event id
+    renamed = load_once(state)
+    assert renamed.duplicates == 50
+    assert count(state) == (50, 50)
+
+
+def test_the_same_event_in_two_segments_is_one_row(state):
+    spool_up(state, call(1), call(2), SignatureRecord(id="t:s", at_ms=1, signature="s"))
+    spool_up(state, call(2), call(3), call(3), SignatureRecord(id="t:s", at_ms=9, signature="s"))
+    load_once(state)
+    spool_up(state, call(1), call(4), SignatureRecord(id="t:s", at_ms=99, signature="s"))
+    load_once(state)
+    assert count(state) == (4, 4)
+    assert ask(state, "SELECT at_ms FROM slm_signature") == [(1,)]
+
+
+def test_a_damaged_segment_gives_what_it_has_and_goes_to_the_quarantine(state, capsys):
+    spool_up(state, *map(call, range(20)))
+    [segment] = sealed_segments(state.spool)
+    data = bytearray(segment.path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    segment.path.write_bytes(data)
+    report = load_once(state)
+    assert (report.rows["slm_observation_raw"], report.damaged, len(report.quarantined)) == (19, 1, 1)
+    assert [path.read_bytes() for path in state.quarantine.iterdir()] == [bytes(data)]
+    assert '"event": "segment_quarantined"' in capsys.readouterr().err
+
+
+def test_a_value_no_column_holds_costs_only_its_own_record(state):
+    spool_up(state, call(1), call(2, prompt_tokens=2**70), call(3))
+    report = load_once(state)
+    assert (report.rows["slm_observation_raw"], report.damaged, len(report.quarantined)) == (2, 1, 1)
+    assert load_once(state).segments == 0
+
+
+def test_a_torn_segment_of_a_killed_writer_is_loaded_up_to_the_tear(state):
+    spool_up(state, *map(call, range(5)))
+    [segment] = sealed_segments(state.spool)
+    data = segment.path.read_bytes()
+    segment.path.unlink()
+    segment.path.with_suffix(".open").write_bytes(data[: len(data) - 60])  # no footer, and the last one cut
+    report = load_once(state)
+    assert (report.rows["slm_observation_raw"], report.damaged, report.quarantined) == (4, 0, ())
+    assert report.torn_bytes > 0
+
+
+def test_migrations_go_from_every_version_to_the_newest_and_keep_the_rows(tmp_path):
+    for start in range(1, len(MIGRATIONS) + 1):
+        path = tmp_path / f"{start}.duckdb"
+        store = connect(path, StoreSettings(), read_only=False)
+        assert migrate(store, to=start) == list(range(1, start + 1))
+        store.execute("INSERT INTO slm_observation_raw (id, at_ms) VALUES ('old', 1)")
+        store.close()
+        store = connect(path, StoreSettings(), read_only=False)
+        assert migrate(store) == list(range(start + 1, len(MIGRATIONS) + 1))
+        assert version_of(store) == len(MIGRATIONS)
+        assert store.execute("SELECT id FROM slm_observation_raw").fetchall() == [("old",)]
+        for view in VIEWS:
+            store.execute(f"SELECT * FROM {view}").fetchall()
+        store.close()
+
+
+def test_a_store_of_a_newer_program_is_refused_and_left_as_it_is(state):
+    prepare_store(state)
+    store = connect(state.store, StoreSettings(), read_only=False)
+    store.execute("INSERT INTO schema_version VALUES (999, 'later', 0)")
+    store.close()
+    with pytest.raises(StorageError, match="newer journeyman"):
+        load_once_with_one_event(state)
+    assert list(state.quarantine.iterdir()) == []
+    assert len(sealed_segments(state.spool)) == 1
+
+
+def load_once_with_one_event(state):
+    spool_up(state, call(1))
+    return load_once(state)
+
+
+def test_feedback_counts_whether_it_came_before_or_after_the_call(state):
+    early = FeedbackRecord(id="f1", call_id=call(1).id, at_ms=START_MS, outcome="failure", correction="better")
+    spool_up(state, early)
+    load_once(state)
+    spool_up(state, call(1), call(2, outcome="unverified"), call(3, outcome="failed"), call(4, outcome="unverified"))
+    load_once(state)
+    late = FeedbackRecord(id="f2", call_id=call(2).id, at_ms=START_MS + 9, outcome="success", score=0.9)
+    other = FeedbackRecord(id="f3", call_id=call(4).id, at_ms=START_MS + 9, outcome="success", tenant="stranger")
+    spool_up(state, late, other, FeedbackRecord(id="f4", call_id=call(2).id, at_ms=START_MS, outcome="failure"))
+    load_once(state)
+    rows = ask(
+        state,
+        "SELECT success, success_source, feedback_score, feedback_correction FROM slm_observation_curated ORDER BY id",
+    )
+    assert rows == [
+        (False, "feedback", None, "better"),
+        (True, "feedback", 0.9, None),  # the later word wins
+        (False, "verifier", None, None),
+        (None, None, None, None),  # another tenant's word does not count
+    ]
+
+
+def test_curated_rows_have_content_and_a_cluster(state):
+    spool_up(
+        state,
+        call(1),
+        call(2, cluster="unknown"),
+        call(3, messages=None, content_mode="hash"),
+        call(4, withheld="redaction_failed"),
+    )
+    load_once(state)
+    assert ask(state, "SELECT id FROM slm_observation_curated") == [(call(1).id,)]
+
+
+def test_metrics_count_attempts_by_minute_and_model(state):
+    frontier = AttemptRecord("frontier", "b", "verified", latency_ms=90.0, completion_tokens=7, cost_usd=2.0)
+    tries = [AttemptRecord("small", "b", kind) for kind in ("malformed", "unsure", "failed", "timed_out")]
+    spool_up(state, *(call(n, attempts=(first, frontier)) for n, first in enumerate(tries)), call(60_000))
+    load_once(state)
+    rows = ask(
+        state,
+        "SELECT model, calls, verified, malformed, unsure, failed, timed_out, latency_p50_ms, cost_usd,"
+        " completion_tokens FROM model_metrics_timeseries ORDER BY minute_ms, model",
+    )
+    assert rows == [
+        ("frontier", 4, 4, 0, 0, 0, 0, 90.0, 8.0, 28),
+        ("small", 4, 0, 1, 1, 1, 1, 0.0, 0.0, 0),
+        ("small@0123456789ab", 1, 1, 0, 0, 0, 0, 10.0, 0.5, 0),
+    ]
+
+
+def test_assignment_looks_at_the_last_day_of_data(state):
+    day_ms = 86_400_000
+    spool_up(
+        state,
+        call(1, served_by="old"),
+        *(call(day_ms * 2 + n, served_by="new" if n else "frontier") for n in range(4)),
+        CatalogRecord(id="sha256:1", at_ms=1, digest="sha256:1", models=[{"model_name": "m", "price": 1}]),
+        StageMoveRecord(id="move1", at_ms=1, specialist="s@1", before="shadow", after="canary"),
+    )
+    load_once(state)
+    rows = ask(state, "SELECT cluster, model, calls, share FROM cluster_model_assignment ORDER BY share")
+    assert rows == [("billing", "frontier", 1, 0.25), ("billing", "new", 3, 0.75)]
+    assert ask(state, "SELECT digest, name, entry->>'price' FROM model_registry") == [("sha256:1", "m", "1")]
+    assert ask(state, "SELECT specialist, before, after FROM promotion_audit_log") == [("s@1", "shadow", "canary")]
+
+
+def test_recent_calls_and_the_summary(state):
+    spool_up(state, *(call(n, tenant="a" if n % 2 else "b", frontier_cost_usd=1.0, cost_usd=0.25) for n in range(10)))
+    load_once(state)
+    assert [record.id for record in queries.recent_calls(state, 2)] == [call(9).id, call(8).id]
+    assert {record.tenant for record in queries.recent_calls(state, tenant="a")} == {"a"}
+    [row] = queries.summary(state, "model")
+    assert (row.name, row.calls, row.tenants, row.verified_rate) == ("small@0123456789ab", 10, 2, 1.0)
+    assert row.saved_usd == pytest.approx(7.5)
+    assert queries.summary(state, since_ms=START_MS + 5)[0].calls == 5
+
+
+def test_sql_reaches_no_file_and_cannot_change_that(state):
+    prepare_store(state)
+    store = open_writer(state)
+    for statement in (
+        "COPY (SELECT 1) TO '/tmp/escaped.csv'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SET enable_external_access = true",
+        "ATTACH '/tmp/other.duckdb'",
+        "INSTALL httpfs",
+    ):
+        with pytest.raises(duckdb.Error):
+            store.execute(statement)
+    store.close()
+
+
+def killed_before_checkpoint(state, tmp_path):
+    """Return the bytes of (store, WAL) as a kill between COMMIT and CHECKPOINT leaves them, with 30 rows before it."""
+    spool_up(state, *map(call, range(30)))
+    load_once(state)
+    spool_up(state, *map(call, range(30, 40)))
+    saved = tmp_path / "spool"
+    shutil.copytree(state.spool, saved)
+    script = """
+import os, sys
+from pathlib import Path
+from observations import loading
+from observations.state import StatePaths
+loading._dismiss = None
+class Killer:
+    def __init__(self, store): self.store = store
+    def __getattr__(self, name): return getattr(self.store, name)
+    def execute(self, statement, *rest):
+        if statement == "CHECKPOINT": os.kill(os.getpid(), 9)
+        return self.store.execute(statement, *rest)
+opened = loading.open_writer
+loading.open_writer = lambda *a: Killer(opened(*a))
+loading.load_once(StatePaths(Path(sys.argv[1])))
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(state.root)], check=False).returncode == -9
+    return state.store.read_bytes(), state.store_wal.read_bytes()
+
+
+def test_whatever_happens_to_the_wal_nothing_is_lost(state, tmp_path, capsys):
+    store_bytes, wal = killed_before_checkpoint(state, tmp_path)
+    segments = {path: path.read_bytes() for path in state.spool.rglob("*") if path.is_file()}
+    broken = [wal[:cut] for cut in range(0, len(wal), 512)]
+    broken += [wal[:at] + bytes([wal[at] ^ 0xFF]) + wal[at + 1 :] for at in range(0, len(wal), 512)]
+    for bad in [wal, *broken]:
+        state.store.write_bytes(store_bytes)
+        state.store_wal.write_bytes(bad)
+        for path, content in segments.items():
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_bytes(content)
+        load_once(state)
+        assert count(state) == (40, 40)
+        assert sealed_segments(state.spool) == []
+    assert '"event": "store_quarantined"' in capsys.readouterr().err
+    assert all(path.name.endswith(".wal") for path in state.quarantine.iterdir())
+
+
+def test_an_unreadable_store_is_moved_aside_and_loading_goes_on(state, capsys):
+    spool_up(state, *map(call, range(5)))
+    load_once(state)
+    state.store.write_bytes(b"not a database" * 1000)
+    spool_up(state, *map(call, range(5, 8)))
+    with pytest.raises(StorageError, match="Cannot read"):
+        queries.recent_calls(state)
+    load_once(state)
+    assert count(state) == (3, 3)
+    assert [path.read_bytes()[:14] for path in state.quarantine.iterdir()] == [b"not a database"]
+    assert '"event": "store_quarantined"' in capsys.readouterr().err
+
+
+def test_readers_and_the_loader_take_turns(state):
+    """A reader in another process, asking all the time, while segments are loaded."""
+    prepare_store(state)
+    script = """
+import sys, time
+from pathlib import Path
+from observations.state import StatePaths
+from observations.store import open_reader
+state = StatePaths(Path(sys.argv[1]))
+for _ in range(10):
+    store = open_reader(state)
+    rows, ids = store.execute("SELECT count(*), count(DISTINCT id) FROM slm_observation_raw").fetchone()
+    store.close()
+    assert rows == ids and rows % 20 == 0, rows
+    print(rows, flush=True)
+    time.sleep(0.005)
+"""
+    reader = subprocess.Popen([sys.executable, "-c", script, str(state.root)], stdout=subprocess.PIPE, text=True)
+    number = 0
+    while reader.poll() is None:
+        spool_up(state, *map(call, range(number, number + 20)))
+        load_once(state)
+        number += 20
+        time.sleep(0.03)
+    seen = [int(line) for line in reader.communicate()[0].split()]
+    assert reader.returncode == 0
+    assert seen == sorted(seen)
+    assert len(seen) == 10
+    assert count(state) == (number, number)
+
+
+def test_a_reader_that_stays_makes_the_loader_wait_then_say_so_and_lose_nothing(state):
+    prepare_store(state)
+    spool_up(state, call(1))
+    script = (
+        "import sys, time; from pathlib import Path; from observations.state import StatePaths;"
+        "from observations.store import open_reader; store = open_reader(StatePaths(Path(sys.argv[1])));"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script, str(state.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout.readline() == "open\n"
+    with pytest.raises(StoreLockedError, match="in use"):
+        load_once(state, LoaderSettings(wait_s=0.2))
+    reader.communicate("")
+    assert load_once(state).rows["slm_observation_raw"] == 1
+
+
+def test_two_loaders_do_not_load_at_once(state):
+    spool_up(state, *map(call, range(200)))
+    reports = []
+    threads = [threading.Thread(target=lambda: reports.append(load_once(state))) for _ in range(3)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(report.events for report in reports) == [0, 0, 200]
+    assert count(state) == (200, 200)
+
+
+def test_a_full_disk_stops_the_loader_and_not_the_record(tmp_path):
+    """A real small file system where one can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        state = StatePaths(disk / "state").create()
+        load_once_with_one_event(state)
+        spool_up(state, *(call(n, answer_text=os.urandom(600).hex()) for n in range(2, 2000)))
+        ballast = disk / "ballast"
+        with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(StorageError, match=r"(?i)space|size"):
+            load_once(state)
+        spool = Spool.open(state.folder("spool"))
+        with pytest.raises(StorageError, match="No space"):
+            [spool.append(call(5000 + n, answer_text="y" * 1000)) for n in range(20_000)]
+        ballast.unlink()
+        assert spool.append(call(9999))
+        spool.close()
+        load_once(state)
+        assert queries.find_call(state, call(9999).id) == call(9999)
+        rows, ids = count(state)
+        assert rows == ids >= 2000
+        assert list(state.quarantine.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_process_loads_drains_and_ends_with_its_parent(state):
+    prepare_store(state)
+    command = [sys.executable, "-m", "observations.loader", "--state", str(state.root), "--interval-s", "0.05"]
+    loader = subprocess.Popen([*command, "--parent-pid", str(os.getpid()), "--drain"])
+    spool_up(state, call(1))
+    deadline = time.monotonic() + 10
+    while count(state) != (1, 1) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    spool_up(state, call(2))
+    loader.terminate()
+    assert loader.wait(10) == 0
+    assert count(state) == (2, 2)
+
+    parent = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    orphan = subprocess.Popen([*command, "--parent-pid", str(parent.pid)])
+    time.sleep(0.3)
+    assert orphan.poll() is None
+    parent.kill()  # and it stays a zombie until it is waited for
+    assert orphan.wait(10) == 0
+    parent.communicate()
+    spool_up(state, call(3))
+    assert load_once(state).events == 1
