@@ -90,8 +90,9 @@ def affordable(chain: Sequence[Link], limits: ChainLimits) -> bool:
 def cheapest_chain(links: Sequence[Link], last: Link, limits: ChainLimits) -> tuple[Link, ...] | None:
     """Return the cheapest chain that ends in `last` and holds the limits; None when none does.
 
-    Exact when the cheapest chain without limits holds them, or up to `SEARCHED` links. Beyond that, the best among the
-    `SEARCHED` of the least cost for a believed answer; those that can precede `last` within the limits come first.
+    Every set is taken in its cheapest order. Exact then, if the cheapest chain of all holds the limits or there are up
+    to `SEARCHED` links; beyond that, the best among the `SEARCHED` of the least cost for a believed answer, where those
+    that can precede `last` within the limits come first.
     """
     ranked = [(link.cost / link.p_believed, link) for link in links if link.p_believed > 0.0]
     free = _cheapest_unlimited(ranked, last, limits.max_escalations)

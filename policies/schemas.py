@@ -1,6 +1,6 @@
 """JSON schemas that strangers wrote, made safe to run: nothing is fetched, nothing blows up, nothing runs for minutes.
 
-Compiled by jsonschema-rs, offline, with regular expressions of linear time. A schema's references are unfolded first,
+Compiled by jsonschema-rs, offline, with a bound on what its patterns may cost. A schema's references are unfolded first,
 on paper: one that would unfold to more than `MAX_UNFOLDED` parts (each `$ref` used twice doubles the work) is refused,
 and so is a reference to anywhere but the schema itself. Knows nothing of answers.
 """
@@ -16,6 +16,9 @@ from msgspec import Struct
 
 MAX_DEPTH: Final = 64
 MAX_UNFOLDED: Final = 20_000
+
+_PATTERNS: Final = jsonschema_rs.FancyRegexOptions(backtrack_limit=10_000)
+"""With look-around, which generated schemas use (pydantic's decimals), and a bound on what it may cost."""
 
 _REFS: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
 _DATA: Final = frozenset({"enum", "const", "default", "examples", "example"})
@@ -57,11 +60,13 @@ def compile_schema(schema: Any) -> CompiledSchema:
     recursive = _Unfolding(schema).measure()
     try:
         validator = jsonschema_rs.validator_for(
-            schema, offline=True, mask="...", validate_formats=False, pattern_options=jsonschema_rs.RegexOptions()
+            schema, offline=True, validate_formats=False, pattern_options=_PATTERNS, ignore_unknown_formats=True
         )
+    except jsonschema_rs.ValidationError as error:
+        place = "/".join(str(part) for part in error.instance_path)
+        raise UnusableSchemaError(f"at `/{place[:200]}`: {error.message[:300]}") from None
     except (ValueError, jsonschema_rs.ReferencingError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnusableSchemaError(first_line[:300]) from None
+        raise UnusableSchemaError(str(error).strip()[:300] or type(error).__name__) from None
     return CompiledSchema(validator, explains=not recursive)
 
 
