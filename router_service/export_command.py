@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from registry.errors import BadInputError, JourneymanError
+from registry.errors import BadInputError
 
 _PROGRESS_EVERY_ROWS = 100_000
 
@@ -30,11 +29,7 @@ def export(since: str | None, state: Path | None, as_json: bool, **options: Any)
 
     Exit codes: 0 written, 2 bad input, 3 the store or the disk is the trouble.
     """
-    try:
-        report = _export(since, state, options)
-    except JourneymanError as error:
-        _fail(error, as_json=as_json)
-        return
+    report = _export(since, state, options)
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
@@ -75,12 +70,3 @@ class _Progress:
         if rows - self._said >= _PROGRESS_EVERY_ROWS:
             self._said = rows
             click.echo(f"{rows} rows ...", err=True)
-
-
-def _fail(error: JourneymanError, *, as_json: bool) -> None:
-    if as_json:
-        body = {"error": {"message": error.message, "type": error.code, "param": error.param, "code": error.code}}
-        click.echo(msgspec.json.encode(body).decode())
-    else:
-        click.echo(f"Error: {error.message}", err=True)
-    sys.exit(2 if isinstance(error, BadInputError) else 3)
