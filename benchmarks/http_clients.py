@@ -243,11 +243,57 @@ async def httptools_protocol(url: str) -> AsyncIterator[Post]:
         wire.transport.close()
 
 
+@asynccontextmanager
+async def our_client(url: str) -> AsyncIterator[Post]:
+    """The client in use: specialists/http_pool.py over specialists/http_connection.py, whole bodies as bytes."""
+    from specialists.http_pool import HttpPool, parse_origin
+
+    pool = HttpPool(parse_origin(url), 64)
+    loop = asyncio.get_running_loop()
+
+    async def post(body: bytes) -> bytes:
+        due_at = loop.time() + DEADLINE_S
+        connection = await pool.acquire(due_at)
+        try:
+            connection.send(pool.post_head("", len(body)), body)
+            await connection.wait_head(due_at)
+            pieces = []
+            while piece := await connection.read_chunk(due_at):
+                pieces.append(piece)
+            return b"".join(pieces)
+        finally:
+            pool.release(connection)
+
+    yield post
+    pool.close()
+
+
+@asynccontextmanager
+async def our_backend(url: str) -> AsyncIterator[Post]:
+    """All that a call to a backend costs: encoding, breaker, retries, deadlines, decoding."""
+    from registry.entries import BackendEntry
+    from specialists.backends import BackendContext, make_backend
+    from specialists.calls import Call, Message
+
+    entry = BackendEntry(name="stub", kind="vllm", url=url.removesuffix("/chat/completions"))
+    backend = make_backend(entry, BackendContext(state=Path()))
+    call = Call("m", (Message("user", "y" * 900),))
+
+    async def post(body: bytes) -> bytes:
+        answer = await backend.complete(call, DEADLINE_S * 1e3)
+        return b"x" * (len(_ANSWER) - 780 + len(answer.text or ""))
+
+    yield post
+    await backend.close()
+
+
 CLIENTS: dict[str, Callable[[str], contextlib.AbstractAsyncContextManager[Post]]] = {
     "aiohttp, quick start": aiohttp_plain,
     "aiohttp, lean": aiohttp_lean,
     "httpx": httpx_client,
     "pyreqwest": pyreqwest_client,
+    "ours (HttpPool)": our_client,
+    "ours, the whole backend": our_backend,
     "streams by hand (reference)": streams_by_hand,
     "Protocol + httptools (reference)": httptools_protocol,
 }

@@ -99,10 +99,10 @@ class Connection(asyncio.Protocol):
     async def read_chunk(self, due_at: float) -> bytes:
         """Return the next piece of the body, or nothing at its end."""
         while not self._chunks:
-            if self._error is not None:
-                raise self._error
             if self._ended:
                 return b""
+            if self._error is not None:
+                raise self._error
             await self._wait(due_at)
         chunk = self._chunks.popleft()
         self._buffered -= len(chunk)
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
     # The parser calls these.
 
     def on_message_begin(self) -> None:
-        """Refuse a second answer."""
+        """Refuse a second answer; the first one stands, but nothing else may come over this connection."""
         if self._ended:
             self._fail(MalformedAnswerError("two answers to one request"))
 
@@ -198,6 +198,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Queue a piece, and stop reading when the consumer is behind."""
+        if self._ended:
+            return
         self._chunks.append(data)
         self._buffered += len(data)
         if self._buffered > _PAUSE_BYTES and not self._paused and self._transport is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -65,7 +66,7 @@ class Caller:
         """What is believed now."""
         if self._fault:
             return Health(False, self._fault)
-        wait_s = self._breaker.wait_s(now_s())
+        wait_s = self._breaker.wait_s(time.monotonic())
         if wait_s > 0:
             return Health(False, f"failed {self.entry.breaker_failures} times in a row; next try in {wait_s:.1f} s")
         return Health(True)
@@ -170,7 +171,7 @@ class Caller:
             ) from None
 
     def _admit(self) -> None:
-        now = now_s()
+        now = time.monotonic()
         if not self._breaker.admit(now):
             name = self.entry.name
             wait_s = self._breaker.wait_s(now)
@@ -185,17 +186,16 @@ class Caller:
         elif _is_ours(error, clock):
             self._breaker.dropped()
         else:
-            self._breaker.failed(now_s())
+            self._breaker.failed(time.monotonic())
 
     def _wait_before_retry_s(self, error: BackendError, tried: int, clock: CallClock) -> float | None:
         """Return the wait, or None when there is to be no retry."""
         if tried > self.entry.max_retries or not worth_retrying(error):
             return None
         wait_s = backoff_s(error, tried, self._draw())
-        now = now_s()
-        if wait_s >= clock.left_s(now) or self._breaker.state(now) != "closed" or not self._retries.take():
+        if wait_s >= clock.left_s(now_s()) or self._breaker.state(time.monotonic()) != "closed":
             return None
-        return wait_s
+        return wait_s if self._retries.take() else None
 
     def _timeout(self, phase: str, clock: CallClock) -> BackendTimeoutError:
         name = self.entry.name

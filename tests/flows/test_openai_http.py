@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +26,7 @@ from registry.errors import (
     BreakerOpenError,
     StreamCutError,
 )
+from specialists import http_pool
 from specialists.backends import BackendContext, make_backend
 from specialists.calls import Call, Message, Sampling
 from specialists.http_connection import MAX_ANSWER_BYTES
@@ -114,11 +118,12 @@ class Upstream:
 @asynccontextmanager
 async def upstream(behave, **entry):
     server = Upstream(behave)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    tls = entry.pop("tls", None)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
     environment = entry.pop("environment", {})
     kind = entry.pop("kind", "vllm")
-    made = BackendEntry(name="up", kind=kind, url=f"http://127.0.0.1:{port}/v1", **entry)
+    made = BackendEntry(name="up", kind=kind, url=f"http{'s' if tls else ''}://127.0.0.1:{port}/v1", **entry)
     backend = make_backend(made, BackendContext(state=Path("unused"), environment=environment, draw=lambda: 0.0))
     try:
         yield server, backend
@@ -341,6 +346,20 @@ async def test_a_stream_cut_at_any_byte_never_ends_as_if_it_were_whole():
     assert {o for p, o in outcomes.items() if p < len(SSE_HEAD)} == {"BackendUnavailableError"}
 
 
+async def test_an_answer_cut_at_any_byte_is_never_taken_for_whole():
+    place = 0
+
+    async def behave(writer):
+        writer.write(whole()[:place])
+        return "close"
+
+    async with upstream(behave, breaker_failures=10**6, max_retries=0) as (_, backend):
+        for place in range(len(whole())):  # noqa: B007 - `behave` uses it
+            with pytest.raises((StreamCutError, BackendUnavailableError)):
+                await backend.complete(ASK, 5000)
+        assert backend.pool.open_count == 0
+
+
 async def test_an_error_event_ends_the_stream_as_an_error():
     failing = event(b'{"error":{"message":"CUDA out of memory","code":500}}')
     async with upstream(answers(SSE_HEAD, event(EVENTS[1]), failing, event(b"[DONE]"), b"0\r\n\r\n")) as (_, backend):
@@ -417,11 +436,44 @@ async def test_an_answer_after_an_informational_one_and_one_that_ends_by_close()
 
 async def test_leftover_bytes_never_reach_the_next_call():
     poison = whole(ANSWER.replace(b'"hi"', b'"poisoned"'))
-    async with upstream(answers(whole() + poison), max_retries=0) as (_, backend):
+    async with upstream(answers(whole() + poison), max_retries=0) as (server, backend):
         for _ in range(5):
-            with contextlib.suppress(BackendError):
-                assert (await backend.complete(ASK, 5000)).text == "hi"
+            assert (await backend.complete(ASK, 5000)).text == "hi"
             await asyncio.sleep(0.01)
+        assert server.connections == 5
+    async with upstream(answers(whole(), 0.02, poison), max_retries=0) as (server, backend):
+        for _ in range(5):
+            assert (await backend.complete(ASK, 5000)).text == "hi"
+            await asyncio.sleep(0.05)
+        assert server.connections == 5
+
+
+async def test_a_certificate_is_checked(tmp_path, monkeypatch):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=x"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    await asyncio.to_thread(subprocess.run, command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    try:
+        for known in (False, True):
+            if known:
+                monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            http_pool._tls.cache_clear()
+            async with upstream(STREAM, tls=context, max_retries=0) as (server, backend):
+                if known:
+                    for _ in range(2):
+                        assert text_of(await collect(backend.stream(ASK, 5000))) == "one two"
+                        await asyncio.sleep(0.02)
+                    assert server.connections == 1
+                else:
+                    with pytest.raises(BackendUnavailableError, match="certificate"):
+                        await backend.complete(ASK, 5000)
+                    assert server.requests == [] and backend.pool.open_count == 0
+    finally:
+        http_pool._tls.cache_clear()
 
 
 # Deadlines.
