@@ -1,8 +1,8 @@
 """JSON schemas that strangers wrote, made safe to run: nothing is fetched, nothing blows up, nothing runs for minutes.
 
-Compiled by jsonschema-rs, offline, with a bound on what its patterns may cost. A schema's references are unfolded first,
-on paper: one that would unfold to more than `MAX_UNFOLDED` parts (each `$ref` used twice doubles the work) is refused,
-and so is a reference to anywhere but the schema itself. Knows nothing of answers.
+Compiled by jsonschema-rs, offline, with a bound on what patterns may cost. A schema's references are unfolded first, on
+paper: one that would unfold to more than `MAX_UNFOLDED` parts (each `$ref` used twice doubles the work) is refused, and
+so is a reference to anywhere but the schema itself. Knows nothing of answers.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import policies
+from pipelines.own_workload.generate import FAMILIES, family_rows
 from policies.classify import MAX_TEXT_CHARS, ClassifyInput, ClusterRule, ClusterTable, TableClassifier
 from registry.errors import ConfigError
 from registry.strict_yaml import load_strict
@@ -111,6 +112,13 @@ def test_two_clusters_cannot_claim_one_signature_or_one_name():
         TableClassifier(ClusterTable(clusters=(one, one)))
 
 
-def test_the_shipped_table_loads():
+def test_the_shipped_table_knows_the_demo_workloads_tasks_and_leaves_its_open_questions_alone():
     path = Path(policies.__file__).parent / "clusters.yaml"
-    TableClassifier(load_strict(path.read_text("utf-8"), ClusterTable, str(path)))
+    classifier = TableClassifier(load_strict(path.read_text("utf-8"), ClusterTable, str(path)))
+    for family, made in FAMILIES.items():
+        app = made.app
+        tools = tuple(tool["function"]["name"] for tool in app.get("tools") or ())
+        for row in family_rows(family, seed=11, count=30):
+            text = row["input"]
+            found = classifier.classify(ClassifyInput("0" * 64, app["system"], text, tools))
+            assert found.cluster == ("unknown" if family == "open_questions" else family)
