@@ -65,9 +65,9 @@ def _choose_arguments(accepted: Mapping[str, Sequence[Any]], required: Sequence[
     chosen = {}
     for key, values in accepted.items():
         real = [value for value in values if value not in ("", None)]
-        if not values or (key not in required and "" in values):
+        if key not in required and "" in values:
             continue
-        chosen[key] = _plain(real[0]) if real else values[0]
+        chosen[key] = _plain(real[0]) if real else next(iter(values), [])
     return chosen
 
 
