@@ -73,9 +73,8 @@ class TeacherServer:
         headers = {"x-teacher": reply.source}
         if reply.row_id:
             headers["x-teacher-row"] = reply.row_id.encode("ascii", "replace").decode()
-        start = time.perf_counter()
-        await _sleep_until(start + self.teacher.draw_latency_ms() / 1000)
         try:
+            await asyncio.sleep(self.teacher.draw_latency_ms() / 1000)
             if body.get("stream"):
                 usage = bool((body.get("stream_options") or {}).get("include_usage"))
                 return await self._stream(request, done, headers, include_usage=usage)
