@@ -125,11 +125,13 @@ def kill_writer_rounds(state: StatePaths, kills: int, chance: random.Random, say
     begun = time.monotonic()
     for number in range(1, kills + 1):
         loader.ensure()
+        before = len(acknowledged)
         command = [sys.executable, "-c", _WRITER, str(state.spool)]
         writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         collector = threading.Thread(target=_collect, args=(writer, acknowledged))
         collector.start()
-        time.sleep(chance.uniform(0.15, 0.7))
+        _wait_for_more(acknowledged, before)
+        time.sleep(chance.uniform(0, 0.5))
         loader.maybe_kill(0.35)
         writer.kill()
         loader.maybe_kill(0.35)
@@ -142,18 +144,19 @@ def kill_writer_rounds(state: StatePaths, kills: int, chance: random.Random, say
 
 def kill_gateway_rounds(state: StatePaths, kills: int, chance: random.Random, say: Callable[[str], None]) -> Result:
     """Kill `journeyman serve` `kills` times under concurrent clients. Acknowledged is what a client received whole."""
-    state.create()
+    prepare_store(state)
     registry = state.root / "kills-registry.yaml"
     registry.write_text(_REGISTRY)
     result, acknowledged = Result(), set[str]()
     begun = time.monotonic()
     for number in range(1, kills + 1):
         with _gateway(state, registry) as (process, url):
-            stop = threading.Event()
+            stop, before = threading.Event(), len(acknowledged)
             clients = [threading.Thread(target=_call_on, args=(url, stop, acknowledged, n)) for n in range(8)]
             for client in clients:
                 client.start()
-            time.sleep(chance.uniform(0.1, 1.0))
+            _wait_for_more(acknowledged, before)
+            time.sleep(chance.uniform(0, 1.0))
             process.kill()
             process.wait()
             stop.set()
@@ -168,6 +171,13 @@ def _collect(writer: subprocess.Popen[bytes], acknowledged: set[str]) -> None:
     for line in writer.stdout:
         if line.endswith(b"\n"):
             acknowledged.add(line.decode().strip())
+
+
+def _wait_for_more(acknowledged: set[str], before: int) -> None:
+    """So that the kill comes under load, however long the start took."""
+    deadline = time.monotonic() + 60
+    while len(acknowledged) == before and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _note_round(state: StatePaths, result: Result, say: Callable[[str], None], at: tuple[int, int, int]) -> None:
