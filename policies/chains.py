@@ -25,7 +25,7 @@ SEARCHED: Final = 6
 """Candidates among which every chain is weighed when the cheapest chain breaks a limit."""
 
 
-class Link(Struct, frozen=True):
+class Link(Struct, frozen=True, gc=False):
     """A candidate as a step of a chain."""
 
     name: str

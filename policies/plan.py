@@ -99,7 +99,7 @@ class Candidate(Struct, frozen=True):
     formatting_calls: int = 0
 
 
-class Rejection(Struct, frozen=True):
+class Rejection(Struct, frozen=True, gc=False):
     """Why a candidate was not picked: a code for machines, a sentence with the numbers for people."""
 
     candidate: str
@@ -107,7 +107,7 @@ class Rejection(Struct, frozen=True):
     reason: str
 
 
-class Estimate(Struct, frozen=True):
+class Estimate(Struct, frozen=True, gc=False):
     """What picking a candidate is expected to bring, by itself."""
 
     candidate: str

@@ -2,7 +2,7 @@ import re
 from itertools import combinations, permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -171,7 +171,7 @@ def by_cost_for_a_belief(link):
     return link.cost / link.p_believed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(LINKS, max_size=6), LINKS)
 def test_no_order_of_any_set_is_cheaper_than_the_chain_found(links, last):
     every = [(*order, last) for size in range(4) for order in permutations(links, size)]
@@ -179,10 +179,11 @@ def test_no_order_of_any_set_is_cheaper_than_the_chain_found(links, last):
     assert expected_cost(found) == pytest.approx(min(map(expected_cost, every)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(LINKS.filter(lambda link: link.p_believed > 0), max_size=6), LINKS, LIMITS)
 def test_within_limits_the_cheapest_set_that_holds_them_is_found(links, last, limits):
     ordered = sorted(links, key=by_cost_for_a_belief)
+    assume(len(set(map(by_cost_for_a_belief, links))) == len(links))  # else two orders are equally right
     every = [(*chosen, last) for size in range(limits.max_escalations + 1) for chosen in combinations(ordered, size)]
     holding = [c for c in every if chain_quality(c) >= limits.quality_sla and affordable(c, limits)]
     found = cheapest_chain(links, last, limits)

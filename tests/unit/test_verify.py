@@ -254,7 +254,7 @@ HOSTILE = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     text=st.none() | HOSTILE,
     calls=st.lists(st.tuples(st.sampled_from(["rate_book", "stop", "", "\ud800"]) | st.text(), HOSTILE), max_size=3),
