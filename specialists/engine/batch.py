@@ -1,0 +1,157 @@
+"""One step's work as tensors: which tokens, where their keys go, which rows attend together. Knows nothing of weights.
+
+Tokens are laid out adapter by adapter, so that each adapter's low-rank product is taken on one slice. Rows that
+decode attend in runs: neighbouring rows of similar length, padded to the longest of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import torch
+from torch import Tensor
+
+from specialists.engine.adapters import Adapter
+
+SMALLEST_BUCKET = 128
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What one sequence computes in this step: `tokens` at positions `start`, `start + 1`, ... of its row."""
+
+    row: int
+    start: int
+    tokens: Sequence[int]
+    adapter: Adapter | None
+    samples: bool
+    """Whether the last of the tokens is followed by a sampled one."""
+
+    @property
+    def end(self) -> int:
+        """Length of the row once this is computed."""
+        return self.start + len(self.tokens)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Rows `first` to `last` (exclusive) that decode one token each, attending to at most `length` positions."""
+
+    first: int
+    last: int
+    length: int
+    mask: Tensor | None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Several prompt tokens of one row: `begin` to `end` of the batch, after `start` positions already cached."""
+
+    row: int
+    begin: int
+    end: int
+    start: int
+    mask: Tensor | None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A step, ready to compute. `sampled` are the batch positions whose next token is wanted, in the order of
+    `order`.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    cache_slots: Tensor
+    groups: tuple[tuple[Adapter, int, int], ...]
+    decoding: Tensor | None
+    """Batch positions of the decoding rows in row order; None when they are the whole batch in order already."""
+    runs: tuple[Run, ...]
+    chunks: tuple[Chunk, ...]
+    sampled: Tensor
+    order: tuple[int, ...]
+    """Indices into the work list, one for each sampled position."""
+
+
+def lay_out(work: Sequence[Work], capacity: int) -> Batch:
+    """Builds the step for rows of `capacity` positions."""
+    by_adapter = sorted(range(len(work)), key=lambda i: (_identity(work[i]), work[i].row))
+    begins: dict[int, int] = {}
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    for i in by_adapter:
+        item = work[i]
+        begins[i] = len(ids)
+        ids.extend(item.tokens)
+        positions.extend(range(item.start, item.end))
+        slots.extend(range(item.row * capacity + item.start, item.row * capacity + item.end))
+    decoders = sorted((i for i in by_adapter if len(work[i].tokens) == 1), key=lambda i: work[i].row)
+    at = [begins[i] for i in decoders]
+    sampling = [i for i in by_adapter if work[i].samples]
+    return Batch(
+        token_ids=torch.tensor(ids),
+        positions=torch.tensor(positions),
+        cache_slots=torch.tensor(slots),
+        groups=_group(work, by_adapter, begins),
+        decoding=None if at == list(range(len(ids))) else torch.tensor(at, dtype=torch.long),
+        runs=_runs([work[i] for i in decoders]),
+        chunks=tuple(_chunk(work[i], begins[i]) for i in by_adapter if len(work[i].tokens) > 1),
+        sampled=torch.tensor([begins[i] + len(work[i].tokens) - 1 for i in sampling], dtype=torch.long),
+        order=tuple(sampling),
+    )
+
+
+def _identity(item: Work) -> int:
+    return item.adapter.identity if item.adapter else 0
+
+
+def _group(work: Sequence[Work], ordered: list[int], begins: dict[int, int]) -> tuple[tuple[Adapter, int, int], ...]:
+    groups: list[tuple[Adapter, int, int]] = []
+    for i in ordered:
+        adapter, begin = work[i].adapter, begins[i]
+        if adapter is None:
+            continue
+        end = begin + len(work[i].tokens)
+        if groups and groups[-1][0].identity == adapter.identity:
+            groups[-1] = (adapter, groups[-1][1], end)
+        else:
+            groups.append((adapter, begin, end))
+    return tuple(groups)
+
+
+def _bucket(length: int) -> int:
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def _runs(decoders: list[Work]) -> tuple[Run, ...]:
+    """Neighbouring rows whose lengths round up to the same power of two."""
+    spans: list[list[Work]] = []
+    for item in decoders:
+        joins = spans and spans[-1][-1].row + 1 == item.row and _bucket(spans[-1][-1].end) == _bucket(item.end)
+        if joins:
+            spans[-1].append(item)
+        else:
+            spans.append([item])
+    return tuple(_run(span) for span in spans)
+
+
+def _run(span: list[Work]) -> Run:
+    lengths = [item.end for item in span]
+    longest = max(lengths)
+    mask = None if min(lengths) == longest else _padding_mask(lengths, longest)
+    return Run(span[0].row, span[-1].row + 1, longest, mask)
+
+
+def _padding_mask(lengths: list[int], longest: int) -> Tensor:
+    """(rows, 1, 1, longest): 0 where a row has a token, minus infinity beyond its end."""
+    beyond = torch.arange(longest)[None] >= torch.tensor(lengths)[:, None]
+    return torch.zeros(len(lengths), longest).masked_fill_(beyond, float("-inf"))[:, None, None]
+
+
+def _chunk(item: Work, begin: int) -> Chunk:
+    mask = None if item.start == 0 else _causal_mask(item.start, item.end)
+    return Chunk(item.row, begin, begin + len(item.tokens), item.start, mask)
+
+
+def _causal_mask(start: int, end: int) -> Tensor:
+    """(end - start, end): token `start + i` sees the positions up to its own."""
+    later = torch.arange(end)[None] > torch.arange(start, end)[:, None]
+    return torch.zeros(end - start, end).masked_fill_(later, float("-inf"))
