@@ -18,12 +18,12 @@ _SUFFIX: Final = (
     rb"|bypass|mews|circle|place|loop|alley|pike|plaza)s?\b|(?:Str?|Rd|Ave?|Blvd|Dr|Ln|Ct|Sq|Hwy|Pkwy|Cres|Pl|Ter|Cir)\b\.?"
 )
 _LEAD: Final = (
-    rb"(?i:rue|avenue|boulevard|chemin|place|via|viale|piazza|piazzetta|vicolo|corso|calle|avda\.?|avenida|paseo|plaza|camino|r\xe9a|rua|travessa|ul\.|ulica"
-    rb"|aleja|al\.|trg)"
+    rb"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|Chemin|Place|Via|Viale|Piazza|Piazzetta|Vicolo|Corso|[Cc]alle|[Aa]vda\.?|[Aa]venida"
+    rb"|Paseo|Plaza|Camino|[Rr]\xe9a|[Rr]ua|Travessa|[Uu]l\.|[Uu]lica|Aleja|Al\.|[Tt]rg)"
 )
 _NAME: Final = rb"[A-Z\xe9][A-Za-z0-9\xe9.'-]{0,24}"
 _SHAPES: Final = (
-    ("ADDRESS", rb"[0-9]{1,6}[A-Za-z]?,? (?:" + _NAME + rb" ){1,4}(?:" + _SUFFIX + rb")", NAMED),
+    ("ADDRESS", rb"[0-9]{1,6}[A-Za-z]? (?:" + _NAME + rb" ){1,4}(?:" + _SUFFIX + rb")", NAMED),
     (
         "ADDRESS",
         rb"(?:[0-9]{1,6}[A-Za-z]?,? )?\b"

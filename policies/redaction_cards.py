@@ -77,7 +77,9 @@ def cards(view: View) -> Iterator[Hit]:
         end, rank = _card_end(view, start, stop)
         if end:
             yield Hit(start, end, "CREDIT_CARD", rank)
-        match = _CARD.search(data, end or _past_group(data, start))
+        elif not _SPELLED.match(data, start):
+            stop = _past_group(data, start)
+        match = _CARD.search(data, end or stop)
 
 
 def _past_group(data: bytes, start: int) -> int:
@@ -89,10 +91,12 @@ def _past_group(data: bytes, start: int) -> int:
 def _card_end(view: View, start: int, end: int) -> tuple[int, int]:
     """Where the card that starts at `start` ends, at a group's end up to `end`, and its rank; 0 when there is none."""
     data = view.data
-    if not starts_number(data, start):
+    if not starts_number(data, start) or data[start - 1 : start] == b"+":
         return 0, 0
     ends = [end] if _SPELLED.match(data, start) else [group.end() for group in _GROUP.finditer(data, start, end)][::-1]
     is_named = said_before(view, start, _CARD_WORDS)
+    if not is_named and not _USUAL.match(data, start):
+        return 0, 0
     for at in ends:
         digits = bytes(byte for byte in data[start:at] if 48 <= byte <= 57)
         if len(digits) < 12 or len(set(digits)) == 1 or not ends_number(data, at):
@@ -114,12 +118,12 @@ def _is_brand(digits: bytes) -> bool:
     if two in (34, 37):
         return size == 15
     if two in (36, 38, 39) or 3000 <= four <= 3059 or four == 3095:
-        return 14 <= size <= 19
+        return size in (14, 16, 19)
     if 3528 <= four <= 3589 or four in (1800, 2131):
         return 15 <= size <= 19
     if four == 6011 or two in (60, 62, 64, 65, 81, 82):
         return 16 <= size <= 19
-    return (two in (50, 67, 63) or 56 <= two <= 59) and 12 <= size <= 19
+    return (two in (50, 67, 63) or 56 <= two <= 59) and 14 <= size <= 19
 
 
 # ISO 13616 registry, release 99: country -> length.

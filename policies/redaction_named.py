@@ -29,9 +29,9 @@ _DATE: Final = (
 _NATIONAL_WORDS: Final = (
     rb"(?i)\b(?:national (?:id|identity|identification|insurance)|nat(?:ional)? ins|identity (?:card|number|no)|personal (?:id|code)"
     rb"|tax(?:payer)? (?:id|file|number|no|identification|reference)|fiscal code|id card|citizen|personnummer|personnr|fodselsnummer"
-    rb"|nino|ni number|nhs|utr|ein|itin|tin|bsn|pesel|nip|cpf|cnpj|aadhaar|aadhar|tfn|tckn|cnp|egn|oib|nif|nie|dni|inn|rut|curp"
-    rb"|rfc|cuit|cuil|cpr|hetu|amka|afm|nir|insee|steuer-?id|steuernummer|codice fiscale|medicare|medicaid|mrn|medical record"
-    rb"|social insurance|\bsin|kennitala|isikukood|rodne cislo|my number)\b"
+    rb"|nino|ni number|nhs|bsn|pesel|cpf|cnpj|aadhaar|aadhar|tckn|egn|curp|cuit|cuil|hetu|amka|insee|steuer-?id|steuernummer"
+    rb"|codice fiscale|medicare|medicaid|mrn|medical record|social insurance|kennitala|isikukood|rodne cislo"
+    rb"|(?-i:UTR|EIN|ITIN|TIN|SIN|NIP|TFN|CNP|OIB|NIF|NIE|DNI|INN|RUT|CPR|AFM|NIR))\b"
 )
 
 
@@ -69,7 +69,7 @@ _TABLE: Final = (
     _Named("PASSPORT", rb"(?i)\bpassport\b", rb"[A-Za-z]{0,3}[0-9]{2,3}[ -]?[0-9]{3,7}[A-Za-z]?", _digits(5, 10)),
     _Named(
         "DRIVER_LICENSE",
-        rb"(?i)\b(?:driv(?:er'?s?'?|ing) (?:licen[cs]e|permit)|licen[cs]e|dl|dln|driver_?licen[cs]e)\b",
+        rb"(?i)\b(?:driv(?:er'?s?'?|ing) (?:licen[cs]e|permit)|licen[cs]e|dln|driver_?licen[cs]e|(?-i:DL))\b",
         _CODE,
         _digits(4, 20),
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from policies.redaction_detector import CHECKED, NAMED, Detector, Hit, free_of_words, said_before, words
+from policies.redaction_detector import CHECKED, NAMED, Detector, Hit, free_of_words, said_before, starts_number, words
 from policies.redaction_policy import RedactionPolicy
 from policies.redaction_view import View, pattern
 
@@ -125,11 +125,9 @@ def ipv4_addresses(view: View) -> Iterator[Hit]:
     """Dotted quads in range; not versions or section numbers."""
     for match in _IPV4.finditer(view.data):
         start, end = match.span()
-        if (
-            not free_of_words(view.data, start, end)
-            or view.data[end : end + 1] == b"."
-            and view.data[end + 1 : end + 2].isdigit()
-        ):
+        if not free_of_words(view.data, start, end) or not starts_number(view.data, start):
+            continue
+        if view.data[end : end + 1] == b"." and view.data[end + 1 : end + 2].isdigit():
             continue
         if any(int(part) > 255 for part in match.group().split(b".")) or match.group().decode() in _NOBODY:
             continue

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from policies.redaction_detector import CHECKED, NAMED, Detector, Hit
+from policies.redaction_detector import CHECKED, NAMED, Detector, Hit, words
 from policies.redaction_view import View, pattern
 
 # Prefix and body of the tokens that vendors made recognisable (each from the vendor's own documentation).
@@ -43,8 +43,11 @@ _NAMES: Final = (
 _ASSIGNMENT: Final = pattern(
     rb"(?i)(" + _NAMES + rb")([A-Za-z0-9_\xe9-]{0,24}[\"'`\]*]{0,3}[ \t]{0,4})"
     rb"(:=|=>|==?|:|%3[dD]|\bis\b:?|\bwas\b|->|\||</?[a-z_]{1,20}>|>|\n)[ \t\n]{0,3}"
-    rb"(?:\"([^\"\n\x02]+)\"|'([^'\n\x02]+)'|`([^`\n\x02]+)`|([^\s\"'`<>\x02,;|]+))"
 )
+_QUOTES: Final = frozenset(b"\"'`")
+_BARE_END: Final = words(rb"[\s\"'`<>\x02,;|&]")
+_HEAD: Final = 256
+"""As much of a value as is looked at to judge it; the rest goes with it."""
 _BEARER: Final = pattern(
     rb"(?i)\b(?:authorization[\"']?[ ]{0,2}[:=][ ]{0,2}[\"']?(?:[a-z][a-z0-9-]{1,20} +)?|(?:bearer|x-api-key|api-key|x-auth-token)[\"']?[ :=]{1,3}[\"']?)"
     rb"([A-Za-z0-9._~+/=:-]{6,})"
@@ -144,24 +147,29 @@ def assignments(view: View) -> Iterator[Hit]:
     data = view.data
     match = _ASSIGNMENT.search(data)
     while match is not None:
-        at = next(index for index in (4, 5, 6, 7) if match.group(index) is not None)
-        start, end = match.span(at)
-        if at == 7:
-            end = _trimmed(data, start, end)
-        if _is_secret(
-            match.group(1).lower(), match.group(2), match.group(3).lower(), data[start:end], is_quoted=at != 7
-        ):
+        start = match.end()
+        is_quoted = start < len(data) and data[start] in _QUOTES
+        start += is_quoted
+        head = _value(data, start, min(len(data), start + _HEAD), is_quoted=is_quoted)
+        name, suffix, sign = match.groups()
+        if _is_secret(name.lower(), suffix, sign.lower(), data[start:head], is_quoted=is_quoted):
+            end = _value(data, start, len(data), is_quoted=is_quoted)
             yield Hit(start, end, "SECRET", NAMED)
             match = _ASSIGNMENT.search(data, end)
         else:
             match = _ASSIGNMENT.search(data, match.end(1))
 
 
-def _trimmed(data: bytes, start: int, end: int) -> int:
-    while end > start and data[end - 1] in b".,;:!?)]}\\&":
+def _value(data: bytes, start: int, limit: int, *, is_quoted: bool) -> int:
+    """Where the value that starts at `start` ends: its quote, the line, a placeholder, or (bare) a separator."""
+    if is_quoted:
+        ends = (data.find(end, start, limit) for end in (data[start - 1 : start], b"\n", b"\x02"))
+        return min((end for end in ends if end >= 0), default=limit)
+    stop = _BARE_END.search(data, start, limit)
+    end = stop.start() if stop else limit
+    while end > start and data[end - 1] in b".:!?)]}\\":
         end -= 1
-    ampersand = data.find(b"&", start, end)
-    return end if ampersand < 0 else ampersand
+    return end
 
 
 def _is_secret(name: bytes, suffix: bytes, sign: bytes, value: bytes, *, is_quoted: bool) -> bool:

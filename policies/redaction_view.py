@@ -18,7 +18,8 @@ MASK: Final = 0x02
 LETTER: Final = "\xe9"
 """Stands for every letter outside ASCII."""
 
-_OTHER: Final = "\xa4"
+_CURRENCY: Final = "\xa4"
+_OTHER: Final = "\xa6"
 _GONE: Final = "\x00"
 
 _options = re2.Options()
@@ -76,6 +77,10 @@ def _fold(char: str) -> str:
         return " "
     if category == "Pd" or char in "−⁃":
         return "-"
+    if category in {"Pi", "Pf"}:
+        return '"'
+    if category == "Sc":
+        return _CURRENCY
     return LETTER if category[0] == "L" else _OTHER
 
 
@@ -154,7 +159,7 @@ def _undo(buffer: bytearray, match: re2._Match, kinds: frozenset[str]) -> None:
     plain = b""
     if hexadecimal is not None:
         plain = chr(int(hexadecimal, 16)).translate(_folding).encode("latin-1", "replace")
-        plain = b" " if plain < b" " else plain
+        plain = b" " if plain.isspace() else b"" if plain < b" " or plain == b"\x7f" else plain
     elif letter is not None:
         plain = _ESCAPES[letter]
     buffer[start:end] = plain.ljust(end - start, b"\x00")
