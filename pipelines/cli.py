@@ -12,10 +12,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,6 +30,8 @@ from pipelines.workload import ENV_NAME, SPLITS, Workload
 from registry.errors import GateFailedError
 
 _WORKLOAD_HELP = f"A workload folder, `env` (${ENV_NAME}), or `own[:SEED[:ROWS]]`. Default: env if set, else own."
+
+_FILE_WIDTH: Final = 160
 
 
 def commands() -> dict[str, click.Command]:
@@ -66,7 +69,7 @@ def teacher(
         "rows": stand_in.row_count,
         "conflicts": stand_in.conflicts,
     }
-    asyncio.run(_serve(stand_in, ready, host=host, port=port, api_key=api_key))
+    uvloop.run(_serve(stand_in, ready, host=host, port=port, api_key=api_key))
 
 
 async def _serve(stand_in: Teacher, ready: dict[str, Any], *, host: str, port: int, api_key: str | None) -> None:
@@ -118,18 +121,24 @@ def traffic(
     if as_json:
         click.echo(msgspec.json.encode({"total": report.total, "families": report.families, "sending": report.sending}))
     else:
-        Console().print(as_table(report))
+        _wide_console().print(as_table(report))
     _check_gate(report, min_correct)
+
+
+def _wide_console() -> Console:
+    """The terminal as it is; a file or pipe gets lines long enough for the whole table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def _run_shown(plan: TrafficPlan, *, quiet: bool) -> TrafficReport:
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        return asyncio.run(run_traffic(plan, _line_every_tenth(console)))
+        return uvloop.run(run_traffic(plan, _line_every_tenth(console)))
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("calls")
-        return asyncio.run(run_traffic(plan, lambda done, total: progress.update(task, completed=done, total=total)))
+        return uvloop.run(run_traffic(plan, lambda done, total: progress.update(task, completed=done, total=total)))
 
 
 def _line_every_tenth(console: Console) -> Callable[[int, int], None]:

@@ -142,9 +142,10 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 def as_table(report: TrafficReport) -> Table:
     """A rich table: one line a family and the total."""
     table = Table(title="traffic", caption=sending_line(report.sending))
-    table.add_column("family")
+    table.add_column("family", no_wrap=True)
     for name, _ in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("answered by", "errors") else "right")
+        prose = name in ("answered by", "errors")
+        table.add_column(name, justify="left" if prose else "right", no_wrap=not prose, overflow="fold")
     for family, one in report.families.items():
         table.add_row(family, *(show(one) for _, show in _COLUMNS))
     if len(report.families) > 1:
