@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-
-from registry.errors import EnvironmentFaultError
 
 from .settings import Settings
 
@@ -41,67 +36,14 @@ def run(settings: Settings) -> None:
     from .log import configure  # noqa: PLC0415
 
     configure(settings.log_level, settings.log_format)
-    uvloop.run(_serve(msgspec.structs.replace(settings, port=settings.port or free_port(settings.host))))
+    uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
-    from granian.http import HTTP1Settings  # noqa: PLC0415
-    from granian.server.embed import Server  # noqa: PLC0415
-
     from .app import create_app  # noqa: PLC0415
+    from .http_server import HttpServer, listen  # noqa: PLC0415
 
-    check_port(settings.host, settings.port)
-    server = Server(
-        create_app(settings),
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(header_read_timeout=10_000, keep_alive=True),
-        websockets=False,
-        backlog=1024,
-        log_enabled=False,
-    )
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.stop)
-    announcer = asyncio.create_task(_announce(settings))
-    try:
-        await server.serve()
-    finally:
-        announcer.cancel()
-
-
-async def _announce(settings: Settings) -> None:
-    """Print the ready line once the port answers."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(settings.host, settings.port)
-        except OSError:
-            await asyncio.sleep(0.02)
-            continue
-        writer.close()
-        url = f"http://{settings.host}:{settings.port}"
-        click.echo(msgspec.json.encode({"event": "ready", "url": url}).decode())
-        return
-
-
-def free_port(host: str) -> int:
-    """A port that is free at this moment."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise EnvironmentFaultError when somebody listens there already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise EnvironmentFaultError(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another with --port; 0 takes a free one."
-            ) from None
+    listener = listen(settings.host, settings.port)
+    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    ready = msgspec.json.encode({"event": "ready", "url": url}).decode()
+    await HttpServer(create_app(settings), listener, lambda: click.echo(ready)).run_until_signalled()

@@ -1,0 +1,120 @@
+"""uvicorn inside a program that owns the event loop, the socket and the signals.
+
+Adds what uvicorn has not: a deadline for a request's head. Knows nothing of the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from registry.errors import EnvironmentFaultError
+
+HEAD_DEADLINE_S = 10.0
+_BACKLOG = 1024
+_SHUTDOWN_S = 10
+_KEEP_ALIVE_S = 75
+
+
+class HeadDeadline(HttpToolsProtocol):
+    """Closes a connection whose request head is not complete in time; uvicorn by itself waits for ever."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection starts with waiting for a head."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        """So does every further request on it."""
+        super().on_message_begin()
+        self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._stop_waiting()
+        self._late = self.loop.call_later(HEAD_DEADLINE_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+class HttpServer(uvicorn.Server):
+    """One server on one socket; ends on SIGINT or SIGTERM, at once on a second."""
+
+    def __init__(self, app: Any, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HeadDeadline,
+                loop="none",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
+            )
+        )
+        self._listener = listener
+        self._on_ready = on_ready
+
+    async def run_until_signalled(self) -> None:
+        """Serve. Raises EnvironmentFaultError when the application did not start; its log says why."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        await self.serve(sockets=[self._listener])
+        if not self.started:
+            raise EnvironmentFaultError("The gateway did not start; the log above says why.")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to this program."""
+        yield
+
+    def _on_signal(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. Raises EnvironmentFaultError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise EnvironmentFaultError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port; 0 takes a free one."
+        ) from None
+    return listener
