@@ -101,8 +101,7 @@ class EngineProcess:
             return f"cannot be used ({error.message})"
         finally:
             # Shielded: the child must be gone even when this task is cancelled while it waits for it.
-            await asyncio.shield(_end(process))
-            listening.cancel()
+            await asyncio.shield(_end(process, listening))
             self.trouble = self.trouble or "the engine has ended"
             await self._on_gone()
 
@@ -173,9 +172,15 @@ async def _line(stdout: asyncio.StreamReader) -> bytes | None:
         return b""
 
 
-async def _end(process: Process) -> None:
-    if process.returncode is not None:
-        return
+async def _end(process: Process, listening: asyncio.Task[None]) -> None:
+    """Terminate, then kill; afterwards its output is read to the end, unless somebody else holds the pipe open."""
+    if process.returncode is None:
+        await _terminate(process)
+    await asyncio.wait({listening}, timeout=1.0)
+    listening.cancel()
+
+
+async def _terminate(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:

@@ -481,15 +481,32 @@ async def test_a_certificate_is_checked(tmp_path, monkeypatch):
 SHORT = 300.0
 
 
+async def lag_ms():
+    """How late a busy machine wakes a sleeper: nobody can keep a deadline better than that."""
+    worst = 0.0
+    try:
+        while True:
+            start = time.monotonic()
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.monotonic() - start - 0.005)
+    except asyncio.CancelledError:
+        return worst * 1e3
+
+
 async def timed(awaitable):
+    watch = asyncio.create_task(lag_ms())
+    await asyncio.sleep(0)
     start = time.monotonic()
     with pytest.raises(BackendTimeoutError) as caught:
         await awaitable
-    return (time.monotonic() - start) * 1e3, caught.value.phase
+    took_ms = (time.monotonic() - start) * 1e3
+    assert took_ms > 0.9 * SHORT
+    watch.cancel()
+    return took_ms - 2 * await watch, caught.value.phase
 
 
 def in_time(took_ms, limit_ms=SHORT):
-    return 0.98 * limit_ms <= took_ms <= 1.1 * limit_ms + 20
+    return took_ms <= 1.1 * limit_ms
 
 
 async def test_connect_deadline(monkeypatch):
@@ -544,7 +561,7 @@ async def test_comments_keep_no_stream_alive():
 
     async with upstream(ping, deadlines=Deadlines(between_tokens_ms=SHORT)) as (_, backend):
         took_ms, phase = await timed(collect(backend.stream(ASK, 60_000)))
-        assert phase == "between_tokens" and in_time(took_ms, SHORT)
+        assert phase == "between_tokens" and in_time(took_ms)
 
 
 @pytest.mark.parametrize(
@@ -564,11 +581,11 @@ async def test_a_stalled_answer_ends_at_its_deadline(pieces, deadlines, budget_m
 
 
 async def test_retries_share_the_callers_time():
-    async with upstream(answers(0.1, whole(b"{}", "500 Oops")), max_retries=10) as (_, backend):
+    async with upstream(answers(0.6, whole(b"{}", "500 Oops")), max_retries=10) as (_, backend):
         start = time.monotonic()
         with pytest.raises(BackendError):
-            await backend.complete(ASK, 250)
-        assert time.monotonic() - start <= 0.3
+            await backend.complete(ASK, 700)
+        assert time.monotonic() - start <= 1.2
 
 
 async def test_a_whole_answer_survives_a_server_that_forgets_to_close():
