@@ -233,12 +233,12 @@ def _unsure(answer: Answer, threshold: float | None) -> Verdict | None:
 def refusal_phrase(text: str) -> str | None:
     """Return the phrase of the table that the text begins with, or None."""
     start = text.lstrip(" \t\r\n*_>\"'#")[:400].translate(_QUOTES).lower()
-    while True:
-        phrase = next((phrase for phrase in PHRASES if start.startswith(phrase)), None)
+    while not start.startswith(PHRASES):
         opener = next((opener for opener in OPENERS if start.startswith(opener)), None)
-        if phrase is not None or opener is None:
-            return phrase
+        if opener is None:
+            return None
         start = start[len(opener) :]
+    return next(phrase for phrase in PHRASES if start.startswith(phrase))
 
 
 def _decoded(text: str) -> tuple[Any, str | None]:
