@@ -14,11 +14,14 @@ from policies.redaction_detector import NAMED, SHAPED, Detector, Hit, free_of_wo
 from policies.redaction_view import View, pattern
 
 _SUFFIX: Final = (
-    rb"(?i:street|road|avenue|boulevard|drive|lane|court|square|terrace|highway|parkway|crescent|close|turnpike|trail|crossing|crossroad"
-    rb"|bypass|mews|circle|place|loop|alley|pike|plaza)s?\b|(?:Str?|Rd|Ave?|Blvd|Dr|Ln|Ct|Sq|Hwy|Pkwy|Cres|Pl|Ter|Cir)\b\.?"
+    rb"(?i:street|road|avenue|boulevard|drive|lane|court|square|terrace|highway|parkway|crescent|close|turnpike"
+    rb"|trail|crossing|crossroad"
+    rb"|bypass|mews|circle|place|loop|alley|pike|plaza)s?\b|(?:Str?|Rd|Ave?|Blvd|Dr|Ln|Ct|Sq|Hwy|Pkwy|Cres|Pl"
+    rb"|Ter|Cir)\b\.?"
 )
 _LEAD: Final = (
-    rb"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|Chemin|Place|Via|Viale|Piazza|Piazzetta|Vicolo|Corso|[Cc]alle|[Aa]vda\.?|[Aa]venida"
+    rb"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|Chemin|Place|Via|Viale|Piazza|Piazzetta|Vicolo|Corso|[Cc]alle"
+    rb"|[Aa]vda\.?|[Aa]venida"
     rb"|Paseo|Plaza|Camino|[Rr]\xe9a|[Rr]ua|Travessa|[Uu]l\.|[Uu]lica|Aleja|Al\.|[Tt]rg)"
 )
 _NAME: Final = rb"[A-Z\xe9][A-Za-z0-9\xe9.'-]{0,24}"
@@ -35,13 +38,15 @@ _SHAPES: Final = (
     ),
     (
         "ADDRESS",
-        rb"[A-Z\xe9][A-Za-z\xe9]{2,24}(?:stra(?:\xe9|ss)e|str\.|gasse|weg|allee|gatan|v\xe9gen|gade|vej|gata|straat|laan|katu|tie|utca) [0-9]{1,5}[a-zA-Z]?\b",
+        rb"[A-Z\xe9][A-Za-z\xe9]{2,24}(?:stra(?:\xe9|ss)e|str\.|gasse|weg|allee|gatan|v\xe9gen|gade|vej|gata"
+        rb"|straat|laan|katu|tie|utca) [0-9]{1,5}[a-zA-Z]?\b",
         NAMED,
     ),
     ("ADDRESS", rb"(?i)\b(?:p\.? ?o\.? ?box|post ?box|postfach) [0-9]{1,6}\b", NAMED),
     (
         "ADDRESS",
-        rb"\b(?i:unit|psc|cmr) [0-9]{3,5},? (?i:box) [0-9]{2,5}(?:[\s,]{1,4}(?i:[adf]po) (?i:a[aep]) [0-9]{5}(?:-[0-9]{4})?)?",
+        rb"\b(?i:unit|psc"
+        rb"|cmr) [0-9]{3,5},? (?i:box) [0-9]{2,5}(?:[\s,]{1,4}(?i:[adf]po) (?i:a[aep]) [0-9]{5}(?:-[0-9]{4})?)?",
         NAMED,
     ),
     ("ADDRESS", rb"\b(?i:[adf]po),? (?i:a[aep]) [0-9]{5}(?:-[0-9]{4})?\b", NAMED),
@@ -50,7 +55,8 @@ _SHAPES: Final = (
     ("POSTAL_CODE", rb"\b[ABCEGHJ-NPRSTVXY][0-9][ABCEGHJ-NPRSTV-Z] [0-9][ABCEGHJ-NPRSTV-Z][0-9]\b", SHAPED),
 )
 _STATE_ZIP: Final = pattern(
-    rb"\b(?:A[LKZRSP]|C[AOT]|D[CE]|FL|G[AU]|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|P[AR]|RI|S[CD]|T[NX]|UT|V[TAI]|W[AVIY]),? "
+    rb"\b(?:A[LKZRSP]|C[AOT]|D[CE]|FL|G[AU]|HI|I[DLNA]|K[SY]|LA|M[EDAINSOT]|N[EVHJMYCD]|O[HKR]|P[AR]|RI|S[CD]"
+    rb"|T[NX]|UT|V[TAI]|W[AVIY]),? "
     rb"([0-9]{5}(?:-[0-9]{4})?)\b"
 )
 _UNIT: Final = rb"(?i)\b(?:apt|apartment|suite|p\.? ?o\.? ?box|address)\b"
@@ -64,7 +70,7 @@ def detectors() -> list[Detector]:
     shaped = [Detector(frozenset({kind}), shape, _finder(kind, shape, rank)) for kind, shape, rank in _SHAPES]
     return [
         *shaped,
-        Detector(frozenset({"POSTAL_CODE"}), rb"[A-Z]{2},? [0-9]{5}", state_zips),
+        Detector(frozenset({"ADDRESS"}), rb"[A-Z]{2},? [0-9]{5}", state_zips),
         Detector(frozenset({"POSTAL_CODE"}), _UNIT, lone_codes),
     ]
 
@@ -82,7 +88,7 @@ def _shaped(kind: str, shape: object, rank: int, view: View) -> Iterator[Hit]:
 def state_zips(view: View) -> Iterator[Hit]:
     """The ZIP code behind a US state's two letters."""
     for match in _STATE_ZIP.finditer(view.data):
-        yield Hit(match.start(1), match.end(1), "POSTAL_CODE", SHAPED)
+        yield Hit(match.start(1), match.end(1), "ADDRESS", SHAPED)
 
 
 def lone_codes(view: View) -> Iterator[Hit]:

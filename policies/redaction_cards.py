@@ -14,8 +14,8 @@ from policies.redaction_detector import (
     ends_number,
     free_of_words,
     said_before,
-    words,
     starts_number,
+    words,
 )
 from policies.redaction_view import View, pattern
 
@@ -53,7 +53,8 @@ _CARD: Final = pattern(
     rb"|[0-9]{2,12}(?:[ .-]{1,3}[0-9]{2,12}){1,5}"
 )
 _USUAL: Final = words(
-    rb"[0-9]{12,19}|[0-9]{4}(?:[ .-]{0,3}[0-9]{4}){2,3}(?:[ .-]{1,3}[0-9]{1,3})?|[0-9]{4}[ .-]{1,3}[0-9]{6}[ .-]{1,3}[0-9]{4,5}"
+    rb"[0-9]{12,19}|[0-9]{4}(?:[ .-]{0,3}[0-9]{4}){2,3}(?:[ .-]{1,3}[0-9]{1,3})?"
+    rb"|[0-9]{4}[ .-]{1,3}[0-9]{6}[ .-]{1,3}[0-9]{4,5}"
     rb"|[0-9](?:[ .-][0-9]){12,18}"
 )
 _CARD_WORDS: Final = words(
@@ -66,7 +67,7 @@ _SPELLED: Final = words(rb"[0-9][ .-][0-9][ .-][0-9][ .-]")
 
 
 def cards(view: View) -> Iterator[Hit]:
-    """12 to 19 digits, plain or grouped, that pass Luhn and begin as a brand's do, or stand after a word about cards."""
+    """12 to 19 digits, plain or grouped, that pass Luhn and begin as a brand's do, or follow a word about cards."""
     data = view.data
     match = _CARD.search(data)
     while match is not None:
@@ -126,15 +127,28 @@ def _is_brand(digits: bytes) -> bool:
     return (two in (50, 67, 63) or 56 <= two <= 59) and 14 <= size <= 19
 
 
-# ISO 13616 registry, release 99: country -> length.
-_IBAN_LENGTHS: Final = dict(
-    AD=24, AE=23, AL=28, AT=20, AZ=28, BA=20, BE=16, BG=22, BH=22, BI=27, BR=29, BY=28, CH=21, CR=22, CY=28, CZ=24, DE=22,
-    DJ=27, DK=18, DO=28, EE=20, EG=29, ES=24, FI=18, FK=18, FO=18, FR=27, GB=22, GE=22, GI=23, GL=18, GR=27, GT=28, HN=28,
-    HR=21, HU=28, IE=22, IL=23, IQ=23, IS=26, IT=27, JO=30, KW=30, KZ=20, LB=28, LC=32, LI=21, LT=20, LU=20, LV=21, LY=25,
-    MC=27, MD=24, ME=22, MK=19, MN=20, MR=27, MT=31, MU=30, NI=28, NL=18, NO=15, OM=23, PK=24, PL=28, PS=29, PT=25, QA=29,
-    RO=24, RS=22, RU=33, SA=24, SC=31, SD=18, SE=24, SI=19, SK=24, SM=27, SO=23, ST=25, SV=28, TL=23, TN=24, TR=26, UA=29,
-    VA=22, VG=24, XK=20, YE=30,
-)  # fmt: skip
+# ISO 13616 registry, release 99: length -> countries.
+_IBAN_COUNTRIES: Final = {
+    15: "NO",
+    16: "BE",
+    18: "DK FI FK FO GL NL SD",
+    19: "MK SI",
+    20: "AT BA EE KZ LT LU MN XK",
+    21: "CH HR LI LV",
+    22: "BG BH CR DE GB GE IE ME RS VA",
+    23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG",
+    25: "LY PT ST",
+    26: "IS TR",
+    27: "BI DJ FR GR IT MC MR SM",
+    28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA",
+    30: "JO KW MU YE",
+    31: "MT SC",
+    32: "LC",
+    33: "RU",
+}
+_IBAN_LENGTHS: Final = {code: length for length, codes in _IBAN_COUNTRIES.items() for code in codes.split()}
 _IBAN: Final = pattern(rb"[A-Za-z]{2}[0-9]{2}")
 _IBAN_WORD: Final = words(rb"iban")
 

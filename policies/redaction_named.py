@@ -15,7 +15,8 @@ from policies.redaction_view import View, pattern
 
 FILL: Final = (
     rb"(?:[ \t:=#\"'*_.,>|()\n-]"
-    rb"|(?i:numbers?|num|numero|nummer|no|nr|ids?|codes?|is|was|are|of|my|your|his|her|the|for|on|value|ending|with|reads|as|at|in)\b){0,12}?"
+    rb"|(?i:numbers?|num|numero|nummer|no|nr|ids?|codes?|is|was|are|of|my|your|his|her|the|for|on|value|ending"
+    rb"|with|reads|as|at|in)\b){0,12}?"
 )
 """What may stand between the word and the value."""
 
@@ -27,9 +28,12 @@ _DATE: Final = (
     rb"|(?:19|20)[0-9]{6})"
 )
 _NATIONAL_WORDS: Final = (
-    rb"(?i)\b(?:national (?:id|identity|identification|insurance)|nat(?:ional)? ins|identity (?:card|number|no)|personal (?:id|code)"
-    rb"|tax(?:payer)? (?:id|file|number|no|identification|reference)|fiscal code|id card|citizen|personnummer|personnr|fodselsnummer"
-    rb"|nino|ni number|nhs|bsn|pesel|cpf|cnpj|aadhaar|aadhar|tckn|egn|curp|cuit|cuil|hetu|amka|insee|steuer-?id|steuernummer"
+    rb"(?i)\b(?:national (?:id|identity|identification|insurance)|nat(?:ional)? ins|identity (?:card|number|no)"
+    rb"|personal (?:id|code)"
+    rb"|tax(?:payer)? (?:id|file|number|no|identification|reference)|fiscal code|id card|citizen|personnummer"
+    rb"|personnr|fodselsnummer"
+    rb"|nino|ni number|nhs|bsn|pesel|cpf|cnpj|aadhaar|aadhar|tckn|egn|curp|cuit|cuil|hetu|amka|insee|steuer-?id"
+    rb"|steuernummer"
     rb"|codice fiscale|medicare|medicaid|mrn|medical record|social insurance|kennitala|isikukood|rodne cislo"
     rb"|(?-i:UTR|EIN|ITIN|TIN|SIN|NIP|TFN|CNP|OIB|NIF|NIE|DNI|INN|RUT|CPR|AFM|NIR))\b"
 )
@@ -82,7 +86,8 @@ _TABLE: Final = (
     _Named(
         "POSTAL_CODE",
         rb"(?i)\b(?:zip|zip[ _-]?code|postal[ _-]?code|post ?code|postcode|plz|cep)\b",
-        rb"[A-Za-z]{1,2}[0-9][A-Za-z0-9]? ?[0-9][A-Za-z]{2}|[A-Za-z][0-9][A-Za-z] ?[0-9][A-Za-z][0-9]|[0-9]{4} ?[A-Z]{2}"
+        rb"[A-Za-z]{1,2}[0-9][A-Za-z0-9]? ?[0-9][A-Za-z]{2}|[A-Za-z][0-9][A-Za-z] ?[0-9][A-Za-z][0-9]"
+        rb"|[0-9]{4} ?[A-Z]{2}"
         rb"|(?:[A-Za-z]{1,2}-?)?[0-9]{2,8}(?:-[0-9]{2,4})?|[0-9]{3} [0-9]{2}",
         _digits(2, 9),
     ),
@@ -90,7 +95,8 @@ _TABLE: Final = (
     _Named("SECRET", rb"(?i)\b(?:cvv2?|cvc2?|cid|security code|card verification)\b", rb"[0-9]{3,4}", _digits(3, 4)),
     _Named(
         "SECRET",
-        rb"(?i)\b(?:pin|pin ?code|otp|one[- ]time (?:code|pass(?:code|word))|(?:verification|access|auth(?:entication)?|login|2fa|mfa) code)\b",
+        rb"(?i)\b(?:pin|pin ?code|otp|one[- ]time (?:code|pass(?:code|word))|(?:verification|access"
+        rb"|auth(?:entication)?|login|2fa|mfa) code)\b",
         rb"[0-9]{4,10}|[0-9]{3}[ -][0-9]{3}",
         _digits(4, 10),
     ),

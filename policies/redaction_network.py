@@ -31,7 +31,10 @@ def detectors(policy: RedactionPolicy) -> list[Detector]:
     ]
 
 
-_DOMAIN: Final = rb"(?:[A-Za-z0-9\xe9](?:[A-Za-z0-9\xe9_-]{0,62})(?:\.|%2[eE]| ?[\[({]dot[\])}] ?)){1,8}[A-Za-z\xe9][A-Za-z0-9\xe9-]{0,22}[A-Za-z\xe9]"
+_DOMAIN: Final = (
+    rb"(?:[A-Za-z0-9\xe9](?:[A-Za-z0-9\xe9_-]{0,62})(?:\.|%2[eE]| ?[\[({]dot[\])}] ?)){1,8}"
+    rb"[A-Za-z\xe9][A-Za-z0-9\xe9-]{0,22}[A-Za-z\xe9]"
+)
 _EMAIL: Final = pattern(
     rb"""((?:[A-Za-z0-9\xe9_][A-Za-z0-9\xe9._%+'!#$&*=~^-]{0,79}|"[^"\n\x02]{1,64}"))"""
     rb"(?:@|%40|(?i: ?[\[({] ?at ?[\])}] ?))"

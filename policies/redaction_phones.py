@@ -1,6 +1,6 @@
 """Detector of phone and fax numbers. The one module that imports phonenumbers.
 
-A cheap search proposes runs of digit groups. What a plus sign, a trunk zero or a word beside it makes plain is settled by
+A cheap search proposes runs of digit groups. What a plus sign or a word beside it makes plain is settled by
 the run's shape; the rest must be a number that some country gives out, by the numbering plans in phonenumbers.
 """
 
@@ -25,18 +25,21 @@ _EXTENSION: Final = words(rb"(?i) ?,? ?(?:x|ext\.?|extension|#) ?[0-9]{1,6}")
 _GLUED: Final = words(rb"[A-Za-z_%\xe9]")
 _NANP: Final = words(rb"(?:\+?1[ .-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}")
 _STRONG_WORDS: Final = words(
-    rb"phone|\btel\b|telef|t\xe9l|\bmobil|\bcell|\bfax|whatsapp|\bsms\b|\bdial|hotline|voicemail|\bcall(?:ed|ing|s)?\b|\bms\b|handy"
+    rb"phone|\btel\b|telef|t\xe9l|\bmobil|\bcell|\bfax|whatsapp|\bsms\b|\bdial|hotline|voicemail|\bcall(?:ed"
+    rb"|ing|s)?\b|\bms\b|handy"
     rb"|\btexts? (?:me|him|her|us|them|to)|reach (?:me|him|her|us|them)|\bring me"
 )
 _WEAK_WORDS: Final = words(
-    rb"contact|messages?\b|\btext(?:s|ed|ing)?\b|reach|\bring\b|number|\boffice\b|\bhome\b|\bwork\b|\bline\b|regist|\bt:|\bm:|\bp:|\bf:|\bcalls\b"
+    rb"contact|messages?\b|\btext(?:s|ed|ing)?\b|reach|\bring\b|number|\boffice\b|\bhome\b|\bwork\b|\bline\b"
+    rb"|regist|\bt:|\bm:|\bp:|\bf:|\bcalls\b"
 )
 _AFTER_WORDS: Final = words(
     rb"[ \t,;:(-]{0,3}(?:office|fax|mobile|cell|home|work|phone|tel\b|landline|direct|main\b|voice|pager"
     rb"|is (?:my|your|his|her|their|our|the)? ?(?:new |old )?(?:number|contact)|your (?:number|contact))"
 )
 _NOT_PHONE: Final = words(
-    rb"(?:isbn|issn|doi|order|invoice|ticket|tracking|case|ref(?:erence)?|sku|version|model|part|serial|flight|patent|rfc|page|pp"
+    rb"(?:isbn|issn|doi|order|invoice|ticket|tracking|case|ref(?:erence)?|sku|version|model|part|serial|flight"
+    rb"|patent|rfc|page|pp"
     rb"|vol|lines?|\xa4|\$|usd|eur|gbp|population|coordinates|lat|lon)[ .:#=no\"']{0,6}$"
 )
 _DATE_LIKE: Final = words(
@@ -51,7 +54,8 @@ _RANGE_LIKE: Final = words(
 )
 _HOUSE_LIKE: Final = words(rb"[1-9][0-9]{0,4} [1-9][0-9]{0,5}")
 _AMOUNT_AFTER: Final = words(
-    rb" ?(?:%|\$|\xa4|eur|usd|gbp|euro|dollar|pound|kr\b|people|inhabitants|residents|votes|units|km|m2|kg|tons|tonnes|years|square|items|rows)"
+    rb" ?(?:%|\$|\xa4|eur|usd|gbp|euro|dollar|pound|kr\b|people|inhabitants|residents|votes|units|km|m2|kg|tons"
+    rb"|tonnes|years|square|items|rows)"
 )
 
 

@@ -1,4 +1,4 @@
-"""What an operator may set about redaction: kinds, bounds, own patterns. Reads no file: the caller hands the mapping in.
+"""What an operator may set about redaction: kinds, bounds, own patterns. Reads no file: it is given the mapping.
 
 Knows the names of the kinds, not how one is found.
 """
@@ -38,10 +38,11 @@ KINDS: Final[Mapping[str, str]] = {
 }
 """Every kind with what it covers. Names of people, organisations and places are not claimed."""
 
-_REGIONS: Final = tuple(
-    "US GB DE FR ES IT NL BE CH AT SE NO DK FI IS IE PT PL CZ SK HU SI HR GR CY EE LV LT RO BG LU AU NZ ZA BR UY AR"
-    " CL MX CO IN JP KR CN SG HK IL TR UA RU GL PH MY TH ID AE".split()
+_REGION_LIST: Final = (
+    "US GB DE FR ES IT NL BE CH AT SE NO DK FI IS IE PT PL CZ SK HU SI HR GR CY EE LV LT"
+    " RO BG LU AU NZ ZA BR UY AR CL MX CO IN JP KR CN SG HK IL TR UA RU GL PH MY TH ID AE"
 )
+_REGIONS: Final = tuple(_REGION_LIST.split())
 _SCHEMA_HOSTS: Final = ("json-schema.org", "www.w3.org", "schema.org", "schemas.openai.com")
 
 

@@ -20,24 +20,30 @@ _VENDORS: Final = (
     rb"\bAIza[0-9A-Za-z_-]{35}|\bGOCSPX-[0-9A-Za-z_-]{20,40}|\bya29\.[0-9A-Za-z_-]{20,}",  # Google
     rb"\b(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{10,255}|\bwhsec_[A-Za-z0-9+/=]{20,128}",  # Stripe
     rb"\bSG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}",  # SendGrid
-    rb"\b(?:npm_|dckr_pat_|hf_|api_org_|gsk_|r8_|xai-|pplx-|tvly-|nvapi-|lsv2_[a-z]{2}_|glsa_|figd_|PMAK-|dop_v1_|doo_v1_|sntrys_|fo1_|fio-u-)"
+    rb"\b(?:npm_|dckr_pat_|hf_|api_org_|gsk_|r8_|xai-|pplx-|tvly-|nvapi-|lsv2_[a-z]{2}_|glsa_|figd_|PMAK-"
+    rb"|dop_v1_|doo_v1_|sntrys_|fo1_|fio-u-)"
     rb"[A-Za-z0-9_-]{20,255}",
     rb"\bpypi-[A-Za-z0-9_-]{50,255}|\bshp(?:at|ca|pa|ss)_[A-Fa-f0-9]{32}|\bsq0(?:atp|csp)-[A-Za-z0-9_-]{22,60}",
     rb"\bhv[sbr]\.[A-Za-z0-9_-]{20,255}|\bdapi[0-9a-f]{32}|\bkey-[0-9a-z]{32}|\bATATT3[A-Za-z0-9_=-]{20,255}",
-    rb"\b(?:SK|AC)[0-9a-f]{32}\b|\bAGE-SECRET-KEY-1[0-9A-Z]{58}|\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Twilio, age, Telegram
+    rb"\b(?:SK|AC)[0-9a-f]{32}\b|\bAGE-SECRET-KEY-1[0-9A-Z]{58}"
+    rb"|\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Twilio, age, Telegram
     rb"\b[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,38}",  # Discord
     rb"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){0,3}",  # JSON web token (RFC 7519)
 )
 _VENDOR: Final = pattern(rb"|".join(_VENDORS).replace(rb"\b", rb"(?:\b|_)"))
 _VENDOR_TRIGGER: Final = (
-    rb"AKIA|ASIA|ABIA|ACCA|AROA|AIDA|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|sk-|xox[a-z]-|xapp-|AIza|GOCSPX|ya29\.|[srp]k_(?:live|test)_|whsec_|SG\."
-    rb"|npm_|dckr_pat|hf_|api_org_|gsk_|r8_|xai-|pplx-|tvly-|nvapi-|lsv2_|glsa_|figd_|PMAK-|do[op]_v1|sntrys_|fo1_|fio-u-|pypi-|shp[acs]|sq0|hv[sbr]\."
+    rb"AKIA|ASIA|ABIA|ACCA|AROA|AIDA|gh[pousr]_|github_pat_|gl[a-z]{2,5}-|sk-|xox[a-z]-|xapp-|AIza|GOCSPX"
+    rb"|ya29\.|[srp]k_(?:live|test)_|whsec_|SG\."
+    rb"|npm_|dckr_pat|hf_|api_org_|gsk_|r8_|xai-|pplx-|tvly-|nvapi-|lsv2_|glsa_|figd_|PMAK-|do[op]_v1|sntrys_"
+    rb"|fo1_|fio-u-|pypi-|shp[acs]|sq0|hv[sbr]\."
     rb"|dapi[0-9]|dapi[a-f]|key-|ATATT3|SK[0-9a-f]|AC[0-9a-f]|AGE-SECRET|:AA|\.[A-Za-z0-9_-]{6}\.|eyJ"
 )
 
 _NAMES: Final = (
-    rb"pass ?word|passwd|pass ?phrase|pass ?code|\bpwd|_pwd|\bpw\b|secret|token|api[ _.-]?key|apikey|access[ _.-]?key|account[ _-]?key|private[ _.-]?key"
-    rb"|encryption[ _-]?key|signing[ _-]?key|shared[ _-]?access|credential|auth[ _-]?key|\bauth\b|session[ _-]?id|\bsid\b|cookie|\bsig(?:nature)?\b"
+    rb"pass ?word|passwd|pass ?phrase|pass ?code|\bpwd|_pwd|\bpw\b|secret|token|api[ _.-]?key|apikey"
+    rb"|access[ _.-]?key|account[ _-]?key|private[ _.-]?key"
+    rb"|encryption[ _-]?key|signing[ _-]?key|shared[ _-]?access|credential|auth[ _-]?key|\bauth\b"
+    rb"|session[ _-]?id|\bsid\b|cookie|\bsig(?:nature)?\b"
     rb"|seed phrase|mnemonic|kennwort|passwort|contrase\xe9a|mot de passe"
 )
 _ASSIGNMENT: Final = pattern(
@@ -49,7 +55,8 @@ _BARE_END: Final = words(rb"[\s\"'`<>\x02,;|&]")
 _HEAD: Final = 256
 """As much of a value as is looked at to judge it; the rest goes with it."""
 _BEARER: Final = pattern(
-    rb"(?i)\b(?:authorization[\"']?[ ]{0,2}[:=][ ]{0,2}[\"']?(?:[a-z][a-z0-9-]{1,20} +)?|(?:bearer|x-api-key|api-key|x-auth-token)[\"']?[ :=]{1,3}[\"']?)"
+    rb"(?i)\b(?:authorization[\"']?[ ]{0,2}[:=][ ]{0,2}[\"']?(?:[a-z][a-z0-9-]{1,20} +)?|(?:bearer|x-api-key"
+    rb"|api-key|x-auth-token)[\"']?[ :=]{1,3}[\"']?)"
     rb"([A-Za-z0-9._~+/=:-]{6,})"
 )
 _USERINFO: Final = pattern(rb"://([^\s/@:\"'<>\x02]{0,128}:[^\s/@\"'<>\x02]{1,256})@")
@@ -120,10 +127,14 @@ _WEAK_NAMES: Final = (
     b"passcode",
 )
 _PROSE: Final = frozenset(
-    b"must should required optional string str bool boolean int integer number none null nil true false undefined is are was not and or the a an to in of on"
-    b" for from with your my our their his her its this that it invalid incorrect wrong expired missing empty reset change changed forgotten hidden redacted"
-    b" example changeme text type object array field value name prompt input output here there protected policy manager hash hashed confirm confirmation basic"
-    b" bearer oauth oauth2 jwt process os.environ getenv self settings config request req params env safe secure strong weak correct ok valid".split()
+    b"must should required optional string str bool boolean int integer number none null nil true false"
+    b" undefined is are was not and or the a an to in of on"
+    b" for from with your my our their his her its this that it invalid incorrect wrong expired missing empty"
+    b" reset change changed forgotten hidden redacted"
+    b" example changeme text type object array field value name prompt input output here there protected policy"
+    b" manager hash hashed confirm confirmation basic"
+    b" bearer oauth oauth2 jwt process os.environ getenv self settings config request req params env safe"
+    b" secure strong weak correct ok valid".split()
 )
 _CODE_MARKS: Final = (
     b"os.environ",

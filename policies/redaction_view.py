@@ -135,7 +135,7 @@ def plain_view(data: bytes) -> View:
 
 
 def careful_view(data: bytes, taken: list[tuple[int, int]], kinds: frozenset[str]) -> View:
-    """A view with disguises off and `taken` (sorted, disjoint) as well as `<KIND_n>` of known kinds masked to one byte."""
+    """A view with disguises off; `taken` (sorted, disjoint) and `<KIND_n>` of known kinds masked to one byte."""
     buffer = bytearray(data)
     for match in _DISGUISE.finditer(data):
         _undo(buffer, match, kinds)

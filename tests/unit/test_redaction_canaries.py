@@ -24,7 +24,8 @@ def token(rng: random.Random, count: int, alphabet: str = string.ascii_letters +
 
 def email(rng: random.Random) -> str:
     user = rng.choice(["jo.bloggs", "o'brien", "x_y-z", "first+tag", "müller", "A1"]) + digits(rng, 3)
-    return f"{user}{rng.choice(['@', '%40', ' (at) '])}{rng.choice(['example.com', 'mail.co.uk', 'bücher.example', 'a-b.museum'])}"
+    host = rng.choice(["example.com", "mail.co.uk", "bücher.example", "a-b.museum"])
+    return f"{user}{rng.choice(['@', '%40', ' (at) '])}{host}"
 
 
 def phone(rng: random.Random) -> str:
@@ -63,7 +64,8 @@ def iban(rng: random.Random) -> str:
 
 
 def ssn(rng: random.Random) -> str:
-    return f"{rng.choice([rng.randint(1, 665), rng.randint(667, 899)]):03}-{rng.randint(1, 99):02}-{rng.randint(1, 9999):04}"
+    area = rng.choice([rng.randint(1, 665), rng.randint(667, 899)])
+    return f"{area:03}-{rng.randint(1, 99):02}-{rng.randint(1, 9999):04}"
 
 
 def national(rng: random.Random) -> str:
@@ -112,9 +114,12 @@ def coin(rng: random.Random) -> str:
 def api_key(rng: random.Random) -> str:
     letters = string.ascii_letters + string.digits
     return rng.choice([
-        "AKIA" + token(rng, 16, string.ascii_uppercase + string.digits), "ghp_" + token(rng, 36), "github_pat_" + token(rng, 40),
-        "sk-proj-" + token(rng, 40), "sk-ant-api03-" + token(rng, 40), "sk-" + token(rng, 48), "xoxb-" + digits(rng, 12) + "-" + token(rng, 24),
-        "AIza" + token(rng, 35), "sk_live_" + token(rng, 24), "hf_" + token(rng, 34), "glpat-" + token(rng, 20), "npm_" + token(rng, 36),
+        "AKIA" + token(rng, 16, string.ascii_uppercase + string.digits),
+        "ghp_" + token(rng, 36), "github_pat_" + token(rng, 40),
+        "sk-proj-" + token(rng, 40), "sk-ant-api03-" + token(rng, 40), "sk-" + token(rng, 48),
+        "xoxb-" + digits(rng, 12) + "-" + token(rng, 24),
+        "AIza" + token(rng, 35), "sk_live_" + token(rng, 24), "hf_" + token(rng, 34),
+        "glpat-" + token(rng, 20), "npm_" + token(rng, 36),
         "eyJhbGciOiJIUzI1NiJ9.eyJ" + token(rng, 20, letters) + "." + token(rng, 43, letters),
     ])  # fmt: skip
 
@@ -166,8 +171,12 @@ MAKERS: dict[str, Callable[[random.Random], str]] = {
         "D" + digits(rng, 7)
     ),
     "POSTAL_CODE": lambda rng: rng.choice(["zip code {}", "postal code: {}", "zip is {}"]).format(digits(rng, 5)),
-    "ADDRESS": lambda rng: (
-        f"{rng.randint(1, 9999)} {rng.choice(['Oak', 'Elm Park', 'Königs'])} {rng.choice(['Street', 'Ave', 'Road', 'Lane'])}"
+    "ADDRESS": lambda rng: " ".join(
+        (
+            str(rng.randint(1, 9999)),
+            rng.choice(["Oak", "Elm Park", "Königs"]),
+            rng.choice(["Street", "Ave", "Road", "Lane"]),
+        )
     ),
     "IP_ADDRESS": lambda rng: rng.choice(
         [f"10.{rng.randint(0, 255)}.{rng.randint(0, 255)}.7", f"2001:db8::{rng.randint(16, 9999):x}:1"]
