@@ -22,6 +22,7 @@ from msgspec import Struct
 from registry.errors import BadInputError, NotFoundError, StorageError
 
 from .rows import JSON_COLUMNS
+from .salvage import suspect_damage
 from .state import StatePaths, open_private
 from .store import is_storage_fault, open_reader
 
@@ -96,6 +97,7 @@ def export(
         digest, size = _digest(beside)
         _publish(beside, target, force=request.force)
     except Exception as error:
+        suspect_damage(state, error)
         if isinstance(error, NotFoundError | BadInputError | StorageError) or not is_storage_fault(error):
             raise
         raise StorageError(f"Cannot export to {target}: {str(error).splitlines()[0]}") from error

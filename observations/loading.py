@@ -20,7 +20,8 @@ from msgspec import Struct
 from registry.errors import StoreLockedError
 
 from .records import Event
-from .rows import SPEC_OF, TABLES, TableSpec, columns_of, to_arrow
+from .rows import SPEC_OF, TABLES, TableSpec, insert_statement, to_arrow
+from .salvage import mend_store
 from .segments import Scan, scan_segment
 from .sources import SegmentFile, adopt_abandoned, remove_empty, sealed_segments
 from .state import StatePaths, open_private
@@ -99,6 +100,7 @@ def load_once(state: StatePaths, settings: LoaderSettings | None = None) -> Load
     state.create()
     report = LoadReport()
     with _only_loader(state, settings.wait_s):
+        mend_store(state, settings.store, settings.wait_s)
         adopt_abandoned(state.spool)
         waiting = sealed_segments(state.spool)
         newest = waiting[-1].path.name if waiting else ""
@@ -107,6 +109,7 @@ def load_once(state: StatePaths, settings: LoaderSettings | None = None) -> Load
             waiting = [file for file in sealed_segments(state.spool) if file.path.name <= newest]
             if waiting:
                 time.sleep(_BETWEEN_TURNS_S)
+        mend_store(state, settings.store, settings.wait_s)
         remove_empty(state.spool)
     return report
 
@@ -205,18 +208,9 @@ def _insert(store: duckdb.DuckDBPyConnection, spec: TableSpec, events: list[Even
         batch = to_arrow(spec, [event for event in ordered if event.id not in refused])
     store.register("batch", batch)
     times = [event.at_ms for event in ordered if event.id not in refused] or [0]
-    found = store.execute(_insert_statement(spec, min(times), max(times))).fetchone()
+    found = store.execute(insert_statement(spec, min(times), max(times))).fetchone()
     store.unregister("batch")
     return (int(found[0]) if found else 0), refused
-
-
-def _insert_statement(spec: TableSpec, first_ms: int, last_ms: int) -> str:
-    """Names come from `TABLES` and times are numbers; no text of a caller gets here."""
-    columns = ", ".join(f'"{name}"' for name in columns_of(spec))
-    known = f"SELECT id FROM {spec.name}"  # noqa: S608
-    if not spec.ids_repeat_in_time:  # the same id has the same time, so DuckDB skips all other row groups
-        known += f" WHERE at_ms BETWEEN {first_ms} AND {last_ms}"
-    return f"INSERT INTO {spec.name} ({columns}) SELECT {columns} FROM batch ANTI JOIN ({known}) AS known USING (id)"  # noqa: S608
 
 
 def _is_storable(spec: TableSpec, event: Event) -> bool:

@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, StorageError
 
 from .records import CallRecord
 from .rows import SPEC_OF, to_record
+from .salvage import suspect_damage
 from .segments import scan_segment
 from .sources import segments_newest_first
 from .state import StatePaths
-from .store import open_reader
+from .store import is_storage_fault, open_reader
 
 _CALLS = SPEC_OF[CallRecord]
 
@@ -102,9 +103,15 @@ def _ask(state: StatePaths, query: str, parameters: list[Any], wait_s: float = 5
     except NotFoundError:
         return []
     with contextlib.closing(store):
-        cursor = store.execute(query, parameters)
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        try:
+            cursor = store.execute(query, parameters)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except Exception as error:
+            suspect_damage(state, error)
+            if not is_storage_fault(error):
+                raise
+            raise StorageError(f"Cannot read {state.store}: {str(error).splitlines()[0]}") from error
 
 
 def _as_call(row: dict[str, Any]) -> CallRecord:

@@ -69,6 +69,18 @@ def to_arrow(spec: TableSpec, events: Sequence[Event]) -> pa.Table:
     return pa.table(arrays)
 
 
+def insert_statement(spec: TableSpec, first_ms: int, last_ms: int) -> str:
+    """Return the SQL that adds the rows of `batch` whose ids are not there yet.
+
+    `first_ms` and `last_ms` span the batch. Names come from `TABLES`; no text of a caller gets here.
+    """
+    columns = ", ".join(f'"{name}"' for name in columns_of(spec))
+    known = f"SELECT id FROM {spec.name}"  # noqa: S608
+    if not spec.ids_repeat_in_time:  # the same id has the same time, so DuckDB skips all other row groups
+        known += f" WHERE at_ms BETWEEN {first_ms} AND {last_ms}"
+    return f"INSERT INTO {spec.name} ({columns}) SELECT {columns} FROM batch ANTI JOIN ({known}) AS known USING (id)"  # noqa: S608
+
+
 def to_record(spec: TableSpec, row: dict[str, Any]) -> Event:
     """Return a row as the record it was. A column younger than the row takes the field's default."""
     values = {

@@ -38,6 +38,11 @@ class StatePaths(Struct, frozen=True):
         return self.root / "observations.duckdb.wal"
 
     @property
+    def store_suspect(self) -> Path:
+        """An empty file that a reader leaves after it met a damaged block."""
+        return self.root / "observations.suspect"
+
+    @property
     def quarantine(self) -> Path:
         """Damaged segments and stores, moved aside and never deleted by us."""
         return self.root / "quarantine"

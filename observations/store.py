@@ -102,21 +102,22 @@ def quarantine_if_corrupt(state: StatePaths, error: Exception) -> bool:
 
     Rows that only the WAL had are still in their segments, which go only after a checkpoint, so they are loaded again.
     """
-    if isinstance(error, StorageError):
+    if not is_corruption(error):
         return False
-    text = str(error).lower()
-    if any(phrase in text for phrase in _NO_FAULT_OF_THE_FILE):
-        return False
-    if _WAL in text and state.store_wal.exists():
+    if _WAL in str(error).lower() and state.store_wal.exists():
         _move_aside(state, (state.store_wal,), error)
-        return True
-    if any(phrase in text for phrase in _CORRUPT) or type(error).__name__ in (
-        "SerializationException",
-        "FatalException",
-    ):
+    else:
         _move_aside(state, (state.store, state.store_wal), error)
-        return True
-    return False
+    return True
+
+
+def is_corruption(error: Exception) -> bool:
+    """Say whether DuckDB's error means that the file is damaged, and not the disk full or the memory short."""
+    text = str(error).lower()
+    if isinstance(error, StorageError) or any(phrase in text for phrase in _NO_FAULT_OF_THE_FILE):
+        return False
+    named = type(error).__name__ in ("SerializationException", "FatalException")
+    return named or _WAL in text or any(phrase in text for phrase in _CORRUPT)
 
 
 def quarantine(state: StatePaths, file: Path, label: str = "") -> Path:
@@ -140,6 +141,8 @@ def log_line(level: str, event: str, **fields: Any) -> None:
 
 def _move_aside(state: StatePaths, files: tuple[Path, ...], error: Exception) -> None:
     moved = [str(quarantine(state, file)) for file in files if file.exists()]
+    if state.store in files and moved:
+        Path(moved[0] + ".unread").touch(mode=FILE_MODE)  # what is still readable goes into the next store
     log_line("error", "store_quarantined", moved_to=moved, reason=str(error).splitlines()[0])
 
 
