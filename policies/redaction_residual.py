@@ -19,7 +19,8 @@ _SSN: Final = re.compile(r"(?<![A-Za-z0-9-])(?!000|666|9)[0-9]{3}-(?!00)[0-9]{2}
 _KEY: Final = re.compile(
     r"\b(?:AKIA[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_[A-Za-z0-9_]{20}|sk-(?:ant|proj)-[A-Za-z0-9_-]{16}"
     r"|xox[abprs]-[0-9A-Za-z-]{10}"
-    r"|AIza[0-9A-Za-z_-]{35}|[sr]k_live_[A-Za-z0-9]{10})|eyJ[A-Za-z0-9_-]{8,}\.eyJ|-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
+    r"|AIza[0-9A-Za-z_-]{35}|[sr]k_live_[A-Za-z0-9]{10})"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ|-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
 )
 _BRANDS: Final = re.compile(
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|3[47][0-9]{13}|(?:6011|65[0-9]{2})[0-9]{12}|36[0-9]{12}"

@@ -51,7 +51,9 @@ _ASSIGNMENT: Final = pattern(
     rb"(:=|=>|==?|:|%3[dD]|\bis\b:?|\bwas\b|->|\||</?[a-z_]{1,20}>|>|\n)[ \t\n]{0,3}"
 )
 _QUOTES: Final = frozenset(b"\"'`")
-_BARE_END: Final = words(rb"[\s\"'`<>\x02,;|&]")
+_BARE_END: Final = words(rb"[\s\"'`<>\x02,;|]")
+_NEXT_PAIR: Final = words(rb"&[A-Za-z_][A-Za-z0-9_.-]{0,40}=")
+"""Where the next field of a query string begins; another `&` may be part of a password."""
 _HEAD: Final = 256
 """As much of a value as is looked at to judge it; the rest goes with it."""
 _BEARER: Final = pattern(
@@ -178,7 +180,9 @@ def _value(data: bytes, start: int, limit: int, *, is_quoted: bool) -> int:
         return min((end for end in ends if end >= 0), default=limit)
     stop = _BARE_END.search(data, start, limit)
     end = stop.start() if stop else limit
-    while end > start and data[end - 1] in b".:!?)]}\\":
+    pair = _NEXT_PAIR.search(data, start, end)
+    end = pair.start() if pair else end
+    while end > start and data[end - 1] in b".:)]}\\":
         end -= 1
     return end
 
