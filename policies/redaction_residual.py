@@ -22,6 +22,9 @@ _KEY: Final = re.compile(
     r"|AIza[0-9A-Za-z_-]{35}|[sr]k_live_[A-Za-z0-9]{10})"
     r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ|-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
 )
+_MARKS: Final = ("AKIA", "gh", "sk-", "xox", "AIza", "k_live_", "eyJ", "PRIVATE KEY")
+_RUN: Final = re.compile(r"[0-9]{4}[ -]?[0-9]{4}|[A-Z][0-9]{2}[A-Z]")
+"""Without it there is neither a card nor an IBAN."""
 _BRANDS: Final = re.compile(
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})|5[1-5][0-9]{14}|3[47][0-9]{13}|(?:6011|65[0-9]{2})[0-9]{12}|36[0-9]{12}"
 )
@@ -29,12 +32,13 @@ _BRANDS: Final = re.compile(
 
 def residual_scan(text: str, kinds: frozenset[str] = frozenset(KINDS)) -> list[str]:
     """Kinds (of those in `kinds`) still plainly there: e-mail, card, IBAN, SSN, keys. Empty: it may be written."""
+    has_run = _RUN.search(text) is not None
     checks = {
         "EMAIL": "@" in text and any(not text.startswith("git@", hit.start() - 2) for hit in _EMAIL.finditer(text)),
-        "CREDIT_CARD": any(_is_card(hit.group()) for hit in _DIGITS.finditer(text)),
-        "IBAN": any(_is_iban(hit.group()) for hit in _IBAN.finditer(text)),
-        "US_SSN": _SSN.search(text) is not None,
-        "API_KEY": _KEY.search(text) is not None,
+        "CREDIT_CARD": has_run and any(_is_card(hit.group()) for hit in _DIGITS.finditer(text)),
+        "IBAN": has_run and any(_is_iban(hit.group()) for hit in _IBAN.finditer(text)),
+        "US_SSN": "-" in text and _SSN.search(text) is not None,
+        "API_KEY": any(mark in text for mark in _MARKS) and _KEY.search(text) is not None,
     }
     return [kind for kind, is_there in checks.items() if is_there and kind in kinds]
 
