@@ -1,5 +1,7 @@
 """The store: every event once, whatever crashed; damage is moved aside; readers and the loader take turns."""
 
+import time
+
 import duckdb
 import pytest
 
@@ -17,7 +19,7 @@ from observations.records import (
 )
 from observations.rows import TABLES, columns_of
 from observations.sources import sealed_segments
-from observations.spool import Spool
+from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths
 from observations.store import StoreSettings, connect, open_reader, open_writer
 from registry.errors import NotFoundError, StorageError
@@ -288,3 +290,23 @@ def test_sql_reaches_no_file_and_cannot_change_that(state):
         with pytest.raises(duckdb.Error):
             store.execute(statement)
     store.close()
+
+
+def test_while_no_loader_runs_what_was_sent_is_stored_or_counted_and_room_comes_back(state):
+    spool = Spool.open(state.spool, SpoolSettings(max_bytes=60_000, segment_bytes=8_000, fsync_interval_ms=10))
+    sent = 0
+    for _ in range(3):  # three times the loader stands still until the spool is over its bound
+        for _ in range(400):
+            spool.append(call(sent))
+            sent += 1
+        assert spool.stats().used_bytes <= 60_000
+        spool.seal()
+        load_once(state)
+        deadline = time.monotonic() + 5
+        while spool.stats().used_bytes and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stats = spool.stats()
+    spool.close()
+    assert stats.dropped > 100
+    assert count(state)[0] == stats.appended
+    assert stats.appended + stats.dropped == sent
