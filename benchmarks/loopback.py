@@ -54,14 +54,16 @@ def wait_for_port(port: int, child: subprocess.Popen[bytes], log: Path, deadline
     raise SystemExit(f"nothing listens on port {port} (command: {child.args!r})\n{tail}")
 
 
-def wait_for_answer(url: str, child: subprocess.Popen[bytes], model: str = "auto", deadline_s: float = 60.0) -> bytes:
+def wait_for_answer(
+    url: str, child: subprocess.Popen[bytes], *, headers: dict[str, str] | None = None, deadline_s: float = 60.0
+) -> bytes:
     """Post a chat call until it is answered with 200, and return the body; some listen before they can answer."""
-    headers = {"content-type": "application/json", "authorization": "Bearer loopback"}
+    fixed = {"content-type": "application/json", "authorization": "Bearer loopback"}
     why = "no answer"
     end = time.monotonic() + deadline_s
     while time.monotonic() < end and child.poll() is None:
         try:
-            request = urllib.request.Request(url, chat_body(model), headers)
+            request = urllib.request.Request(url, chat_body("auto"), fixed | (headers or {}))
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
@@ -142,7 +144,17 @@ wrk.method = "POST"
 wrk.headers["content-type"] = "application/json"
 wrk.headers["authorization"] = "Bearer loopback"
 %(headers)s
-wrk.body = %(body)s
+local before, after, distinct, count, made = %(before)s, %(after)s, %(distinct)d, 0, {}
+local function fresh()
+  return wrk.format(nil, nil, nil, before .. count .. after)
+end
+request = function()
+  count = count + 1
+  if distinct == 0 then return fresh() end
+  local slot = count %% distinct
+  if not made[slot] then made[slot] = fresh() end
+  return made[slot]
+end
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format('\\nRESULT {"requests": %%d, "us": %%d, "p50": %%f, "p99": %%f, "errors": %%d}\\n',
@@ -150,6 +162,7 @@ done = function(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
+_NUMBER = "@NUMBER@"
 
 
 def lua_string(text: str) -> str:
@@ -157,11 +170,15 @@ def lua_string(text: str) -> str:
     return f"[====[{text}]====]"
 
 
-def write_wrk_script(folder: Path, name: str, body: bytes, headers: dict[str, str] | None = None) -> Path:
-    """Write the Lua script that posts `body` and prints the figures as JSON."""
+def write_wrk_script(
+    folder: Path, name: str, body: bytes, headers: dict[str, str] | None = None, *, distinct: int = 1000
+) -> Path:
+    """Write the Lua script that posts `body` and prints the figures as JSON; `distinct` bodies, 0: no two the same."""
+    before, _, after = body.decode().partition(_NUMBER)
     extra = "\n".join(f'wrk.headers["{key}"] = "{value}"' for key, value in (headers or {}).items())
+    values = {"before": lua_string(before), "after": lua_string(after), "distinct": distinct, "headers": extra}
     path = folder / f"{name}.lua"
-    path.write_text(_WRK_SCRIPT % {"body": lua_string(body.decode()), "headers": extra})
+    path.write_text(_WRK_SCRIPT % values)
     return path
 
 
@@ -192,9 +209,9 @@ def median_load(runs: Sequence[Load]) -> Load:
 
 
 def chat_body(model: str, prompt_bytes: int = 1000, *, stream: bool = False) -> bytes:
-    """A chat call whose user message is `prompt_bytes` long."""
+    """A chat call whose user message is `prompt_bytes` long, with a place for a number that wrk puts in."""
     words = "please move forty dollars from my savings to my checking account before friday "
-    prompt = (words * (prompt_bytes // len(words) + 1))[:prompt_bytes]
+    prompt = (f"case {_NUMBER}: " + words * (prompt_bytes // len(words) + 1))[:prompt_bytes]
     call: dict[str, object] = {
         "model": model,
         "messages": [{"role": "system", "content": "You are a bank's agent."}, {"role": "user", "content": prompt}],
