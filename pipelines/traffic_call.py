@@ -21,7 +21,9 @@ _HEADERS: Final = {
     "plan": "x-journeyman-plan",
     "model": "x-journeyman-model",
     "cost_usd": "x-journeyman-cost-usd",
+    "saved_usd": "x-journeyman-saved-usd",
     "escalated": "x-journeyman-escalated",
+    "outcome": "x-journeyman-outcome",
 }
 
 
@@ -36,7 +38,11 @@ class Received(msgspec.Struct):
     call_id: str = ""
     plan: str = ""
     escalated: bool | None = None
+    outcome: str = ""
+    """`verified` or `unverified`, when the gateway said so."""
     cost_usd: float | None = None
+    saved_usd: float | None = None
+    """Against what the frontier alone would have cost."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -95,6 +101,8 @@ def _read_headers(received: Received, headers: Mapping[str, str]) -> None:
     received.plan = headers.get(_HEADERS["plan"], "")
     received.model = headers.get(_HEADERS["model"], "")
     received.cost_usd = _number(headers.get(_HEADERS["cost_usd"]))
+    received.saved_usd = _number(headers.get(_HEADERS["saved_usd"]))
+    received.outcome = headers.get(_HEADERS["outcome"], "")
     escalated = headers.get(_HEADERS["escalated"])
     received.escalated = None if escalated is None else escalated == "true"
 
@@ -159,6 +167,8 @@ def _read_facts(received: Received, body: dict[str, Any]) -> None:
     if isinstance(told, dict):
         # In a stream the bill is known only after the headers are gone.
         received.cost_usd = _number(told.get("cost_usd", received.cost_usd))
+        received.saved_usd = _number(told.get("saved_usd", received.saved_usd))
+        received.outcome = told.get("outcome") or received.outcome
         received.model = told.get("model") or received.model
         received.escalated = told.get("escalated", received.escalated)
 

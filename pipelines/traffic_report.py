@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipelines.graders import ToolCall
@@ -34,7 +35,9 @@ class CallResult(msgspec.Struct, frozen=True):
     call_id: str
     plan: str
     escalated: bool | None
+    outcome: str
     cost_usd: float | None
+    saved_usd: float | None
     prompt_tokens: int
     completion_tokens: int
     text: str
@@ -68,6 +71,7 @@ class Summary(msgspec.Struct, frozen=True):
     errors: dict[str, int]
     models: dict[str, float]
     escalated_share: float | None
+    verified_share: float | None
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     ttft_p50_ms: float | None
@@ -76,6 +80,8 @@ class Summary(msgspec.Struct, frozen=True):
     completion_tokens: int
     cost_usd: float | None
     """None when no answer told its cost."""
+    saved_usd: float | None
+    """Against the frontier alone; likewise."""
 
 
 class TrafficReport(msgspec.Struct, frozen=True):
@@ -102,6 +108,8 @@ def summary(results: Sequence[CallResult]) -> Summary:
     low, high = wilson(correct, len(graded)) if graded else (None, None)
     told = [result.escalated for result in answered if result.escalated is not None]
     costs = [result.cost_usd for result in results if result.cost_usd is not None]
+    saved = [result.saved_usd for result in results if result.saved_usd is not None]
+    outcomes = [result.outcome for result in answered if result.outcome]
     latencies = [result.latency_ms for result in answered]
     first = [result.ttft_ms for result in answered if result.ttft_ms is not None]
     models = Counter(result.model or "?" for result in answered)
@@ -115,6 +123,7 @@ def summary(results: Sequence[CallResult]) -> Summary:
         errors=dict(Counter(result.error for result in results if result.error).most_common()),
         models={name: count / len(answered) for name, count in models.most_common()},
         escalated_share=sum(told) / len(told) if told else None,
+        verified_share=sum(one == "verified" for one in outcomes) / len(outcomes) if outcomes else None,
         latency_p50_ms=quantile(latencies, 0.5),
         latency_p95_ms=quantile(latencies, 0.95),
         ttft_p50_ms=quantile(first, 0.5),
@@ -122,6 +131,7 @@ def summary(results: Sequence[CallResult]) -> Summary:
         prompt_tokens=sum(result.prompt_tokens for result in results),
         completion_tokens=sum(result.completion_tokens for result in results),
         cost_usd=sum(costs) if costs else None,
+        saved_usd=sum(saved) if saved else None,
     )
 
 
@@ -140,17 +150,18 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 
 def as_table(report: TrafficReport) -> Table:
-    """A rich table: one line a family and the total."""
-    table = Table(title="traffic", caption=sending_line(report.sending))
-    table.add_column("family", no_wrap=True)
-    for name, _ in _COLUMNS:
+    """A rich table: one line a family and the total; a column that nobody has a figure for is left out."""
+    table = Table(caption=sending_line(report.sending), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    columns = [(name, show) for name, show in _COLUMNS if show(report.total) != "-"]
+    for name, _ in columns:
         prose = name in ("answered by", "errors")
         table.add_column(name, justify="left" if prose else "right", no_wrap=not prose, overflow="fold")
     for family, one in report.families.items():
-        table.add_row(family, *(show(one) for _, show in _COLUMNS))
+        table.add_row(family, *(show(one) for _, show in columns))
     if len(report.families) > 1:
         table.add_section()
-        table.add_row("total", *(show(report.total) for _, show in _COLUMNS))
+        table.add_row("total", *(show(report.total) for _, show in columns))
     return table
 
 
@@ -167,20 +178,33 @@ def sending_line(sending: Sending) -> str:
 def _correct(one: Summary) -> str:
     if one.correct_share is None or one.correct_low is None or one.correct_high is None:
         return "-"
-    return f"{one.correct_share:.1%} [{one.correct_low:.1%}-{one.correct_high:.1%}]".replace("[", "(").replace("]", ")")
+    return f"{one.correct_share:.0%} ({one.correct_low:.0%}-{one.correct_high:.0%})"
 
 
 def _ms(median: float | None, p95: float | None) -> str:
     return "-" if median is None or p95 is None else f"{median:.0f} / {p95:.0f}"
 
 
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _saved(one: Summary) -> str:
+    """What was saved, as a share of what the frontier alone would have cost."""
+    if one.cost_usd is None or one.saved_usd is None or one.cost_usd + one.saved_usd <= 0:
+        return "-"
+    return f"{one.saved_usd / (one.cost_usd + one.saved_usd):.0%}"
+
+
 _COLUMNS: Final[Sequence[tuple[str, Callable[[Summary], str]]]] = (
     ("calls", lambda one: str(one.calls)),
     ("correct (95 %)", _correct),
-    ("escalated", lambda one: "-" if one.escalated_share is None else f"{one.escalated_share:.1%}"),
+    ("verified", lambda one: _share(one.verified_share)),
+    ("escalated", lambda one: _share(one.escalated_share)),
     ("p50 / p95 ms", lambda one: _ms(one.latency_p50_ms, one.latency_p95_ms)),
     ("first token ms", lambda one: _ms(one.ttft_p50_ms, one.ttft_p95_ms)),
-    ("cost $", lambda one: "-" if one.cost_usd is None else f"{one.cost_usd:.6f}"),
+    ("cost $", lambda one: "-" if one.cost_usd is None else f"{one.cost_usd:.4f}"),
+    ("saved", _saved),
     ("answered by", lambda one: ", ".join(f"{name} {share:.0%}" for name, share in one.models.items())),
     ("errors", lambda one: ", ".join(f"{name} {count}" for name, count in one.errors.items()) or "-"),
 )

@@ -161,6 +161,7 @@ class _AppWire(msgspec.Struct):
     grader: str
     tools: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
+    max_tokens: int | None = None
 
 
 def parse_app(family: str, raw: Any) -> App:
@@ -175,7 +176,7 @@ def parse_app(family: str, raw: Any) -> App:
         raise WorkloadError(f"{family}: {error}") from None
     if wire.grader not in (*known_graders(), "per_row"):
         raise WorkloadError(f"{family}: no grader {wire.grader!r}{_nearest(wire.grader, known_graders())}")
-    return App(family, wire.system, wire.grader, tuple(wire.tools or ()), wire.response_format)
+    return App(family, wire.system, wire.grader, tuple(wire.tools or ()), wire.response_format, wire.max_tokens)
 
 
 def _read_apps(path: Path) -> dict[str, App]:

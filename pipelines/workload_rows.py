@@ -23,6 +23,8 @@ class App(msgspec.Struct, frozen=True):
     grader: str
     tools: tuple[dict[str, Any], ...] = ()
     response_format: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    """The limit that the agent sets on its answers; None: none."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -103,6 +105,8 @@ def request_body(app: App, row: Row, model: str) -> dict[str, Any]:
         body["tools"] = tools
     if app.response_format:
         body["response_format"] = app.response_format
+    if app.max_tokens:
+        body["max_tokens"] = app.max_tokens
     return body
 
 

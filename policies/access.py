@@ -1,6 +1,6 @@
-"""What a key may do: its roles, models, tiers and rates, and what its tenant keeps of its calls.
+"""What a tenant may do, its models, tiers, rates and budgets, and what is kept of its calls.
 
-Deny by default: an unknown role, model or tier is refused. Knows neither secrets nor headers; the caller brings the
+Deny by default: a model or tier that is not allowed is refused. Knows neither keys nor headers; the caller brings the
 clock.
 """
 
@@ -15,7 +15,6 @@ from registry.errors import PermissionDeniedError, RateLimitedError
 
 from .budget import BudgetLimit
 
-Role = Literal["caller", "operator"]
 ContentMode = Literal["redacted", "hash", "none"]
 Rate = Annotated[float, Meta(gt=0)]
 
@@ -31,6 +30,8 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """redacted: texts without personal data; hash: digests only; none: neither."""
     user_tier: str | None = None
     """The tier of its calls that name none; None: the planner's default."""
+    allowed_user_tiers: tuple[str, ...] | None = None
+    """Tiers that its calls may name; None: its own, or any when it has none."""
     allowed_models: tuple[str, ...] | None = None
     """Names its callers may ask for: exact, or a beginning followed by `*`; None: any. `auto` is a name like others."""
     budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
@@ -63,72 +64,48 @@ class AccessPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return listed if listed is not None else structs.replace(self.default, name=name)
 
 
-class KeyPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one key may do. None means no limit of its own; its tenant's still holds."""
-
-    key_id: Annotated[str, Meta(min_length=1, max_length=128)]
-    tenant: str = "default"
-    roles: tuple[Role, ...] = ("caller",)
-    allowed_models: tuple[str, ...] | None = None
-    """Names a caller may ask for: exact, or a beginning followed by `*`. `auto` lets the planner choose among all."""
-    user_tier: str | None = None
-    """Its tier when a call names none."""
-    allowed_user_tiers: tuple[str, ...] | None = None
-    """Tiers that a call may name; None: its own, or any when it has none."""
-    requests_per_minute: Rate | None = None
-    tokens_per_minute: Rate | None = None
-    budget_usd_per_day: Annotated[float, Meta(ge=0)] | None = None
-    budget_usd_per_month: Annotated[float, Meta(ge=0)] | None = None
-
-
-def require_role(key: KeyPolicy, role: Role) -> None:
-    """Raise PermissionDeniedError unless the key has the role."""
-    if role not in key.roles:
-        raise PermissionDeniedError(f"The key `{key.key_id}` is not allowed to do this: it lacks the role `{role}`.")
-
-
-def may_use_model(owner: KeyPolicy | Tenant, model: str) -> bool:
-    """Say whether a key or tenant may ask for the model (`auto`, a model's name, or a specialist's id)."""
-    if owner.allowed_models is None:
+def may_use_model(tenant: Tenant, model: str) -> bool:
+    """Say whether a tenant may ask for the model (`auto`, a model's name, or a specialist's id)."""
+    if tenant.allowed_models is None:
         return True
     return any(
         model.startswith(allowed[:-1]) if allowed.endswith("*") else model == allowed
-        for allowed in owner.allowed_models
+        for allowed in tenant.allowed_models
     )
 
 
-def require_model(owner: KeyPolicy | Tenant, model: str) -> None:
-    """Raise PermissionDeniedError, naming what is allowed, unless the key or tenant may ask for the model."""
-    if not may_use_model(owner, model):
-        allowed = ", ".join(f"`{name}`" for name in owner.allowed_models or ()) or "none"
-        message = f"{_name(owner)} may not use the model `{model[:128]}`. Allowed: {allowed}."
+def require_model(tenant: Tenant, model: str) -> None:
+    """Raise PermissionDeniedError, naming what is allowed, unless the tenant may ask for the model."""
+    if not may_use_model(tenant, model):
+        allowed = ", ".join(f"`{name}`" for name in tenant.allowed_models or ()) or "none"
+        message = f"{_name(tenant)} may not use the model `{model[:128]}`. Allowed: {allowed}."
         raise PermissionDeniedError(message, param="model")
 
 
-def tier_for(key: KeyPolicy, hinted: str | None) -> str | None:
-    """Return the tier of a call: the hinted one if the key may name it, else its own; None leaves it to the planner.
+def tier_for(tenant: Tenant, hinted: str | None) -> str | None:
+    """Return the tier of a call: the hinted one if the tenant may name it, else its own; None leaves it to the planner.
 
     Raises PermissionDeniedError.
     """
-    if hinted is None or hinted == key.user_tier:
-        return hinted or key.user_tier
-    allowed = key.allowed_user_tiers
+    if hinted is None or hinted == tenant.user_tier:
+        return hinted or tenant.user_tier
+    allowed = tenant.allowed_user_tiers
     if allowed is None:
-        allowed = (key.user_tier,) if key.user_tier is not None else (hinted,)
+        allowed = (tenant.user_tier,) if tenant.user_tier is not None else (hinted,)
     if hinted in allowed:
         return hinted
     listed = ", ".join(f"`{name}`" for name in allowed) or "none"
-    message = f"The key `{key.key_id}` may not ask for the tier `{hinted[:64]}`. Allowed: {listed}."
+    message = f"{_name(tenant)} may not ask for the tier `{hinted[:64]}`. Allowed: {listed}."
     raise PermissionDeniedError(message, param="routing.user_tier")
 
 
-def budget_limits(owner: KeyPolicy | Tenant) -> tuple[BudgetLimit, ...]:
-    """Return a key's or tenant's budgets for the ledger."""
+def budget_limits(tenant: Tenant) -> tuple[BudgetLimit, ...]:
+    """Return a tenant's budgets for the ledger."""
     limits: list[BudgetLimit] = []
-    if owner.budget_usd_per_day is not None:
-        limits.append(BudgetLimit(window="day", limit_usd=owner.budget_usd_per_day))
-    if owner.budget_usd_per_month is not None:
-        limits.append(BudgetLimit(window="month", limit_usd=owner.budget_usd_per_month))
+    if tenant.budget_usd_per_day is not None:
+        limits.append(BudgetLimit(window="day", limit_usd=tenant.budget_usd_per_day))
+    if tenant.budget_usd_per_month is not None:
+        limits.append(BudgetLimit(window="month", limit_usd=tenant.budget_usd_per_month))
     return tuple(limits)
 
 
@@ -171,18 +148,18 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """The buckets of keys and tenants: at most `capacity`, those used last."""
+    """The buckets of tenants: at most `capacity`, those used last."""
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
         self._buckets: OrderedDict[tuple[str, float], TokenBucket] = OrderedDict()
 
-    def admit(self, owners: tuple[KeyPolicy | Tenant, ...], tokens: float, now_s: float) -> None:
-        """Take one request and its tokens from every owner's buckets, or nothing.
+    def admit(self, tenants: tuple[Tenant, ...], tokens: float, now_s: float) -> None:
+        """Take one request and its tokens from every tenant's buckets, or nothing.
 
         Raises RateLimitedError naming the limit, with `retry_after_s`.
         """
-        needs = [need for owner in owners for need in self._needs(owner, tokens)]
+        needs = [need for tenant in tenants for need in self._needs(tenant, tokens)]
         for bucket, amount, said in needs:
             wait_s = bucket.wait_s(amount, now_s)
             if wait_s > 0.0:
@@ -190,21 +167,21 @@ class RateLimiter:
         for bucket, amount, _ in needs:
             bucket.take(amount, now_s)
 
-    def correct(self, owners: tuple[KeyPolicy | Tenant, ...], unused_tokens: float) -> None:
+    def correct(self, tenants: tuple[Tenant, ...], unused_tokens: float) -> None:
         """Give back tokens that were admitted and not used; negative when more were used."""
-        for owner in owners:
-            if owner.tokens_per_minute is not None:
-                self._bucket(f"{_name(owner)} tokens", owner.tokens_per_minute).give_back(unused_tokens)
+        for tenant in tenants:
+            if tenant.tokens_per_minute is not None:
+                self._bucket(f"{_name(tenant)} tokens", tenant.tokens_per_minute).give_back(unused_tokens)
 
-    def _needs(self, owner: KeyPolicy | Tenant, tokens: float) -> list[tuple[TokenBucket, float, str]]:
+    def _needs(self, tenant: Tenant, tokens: float) -> list[tuple[TokenBucket, float, str]]:
         needs: list[tuple[TokenBucket, float, str]] = []
         for rate, unit, amount in (
-            (owner.requests_per_minute, "requests", 1.0),
-            (owner.tokens_per_minute, "tokens", tokens),
+            (tenant.requests_per_minute, "requests", 1.0),
+            (tenant.tokens_per_minute, "tokens", tokens),
         ):
             if rate is not None:
-                said = f"{_name(owner)} may use {rate:g} {unit} a minute"
-                needs.append((self._bucket(f"{_name(owner)} {unit}", rate), amount, said))
+                said = f"{_name(tenant)} may use {rate:g} {unit} a minute"
+                needs.append((self._bucket(f"{_name(tenant)} {unit}", rate), amount, said))
         return needs
 
     def _bucket(self, name: str, per_minute: float) -> TokenBucket:
@@ -218,5 +195,5 @@ class RateLimiter:
         return bucket
 
 
-def _name(owner: KeyPolicy | Tenant) -> str:
-    return f"The key `{owner.key_id}`" if isinstance(owner, KeyPolicy) else f"The tenant `{owner.name}`"
+def _name(tenant: Tenant) -> str:
+    return f"The tenant `{tenant.name}`"

@@ -54,7 +54,7 @@ def demo(exits: bool, as_json: bool, **options: Any) -> None:
     console = Console(stderr=as_json)
     signal.signal(signal.SIGTERM, _interrupt)
     with ExitStack() as children:
-        result = _Demo(plan, console, children).run()
+        result = _Demo(plan, console, children, quiet=as_json).run()
         if as_json:
             click.echo(json.dumps(result))
         elif not exits:
@@ -77,9 +77,10 @@ def _wait(console: Console) -> None:
 class _Demo:
     """One showing. `url` is set once the gateway is up."""
 
-    def __init__(self, plan: Plan, console: Console, children: ExitStack) -> None:
+    def __init__(self, plan: Plan, console: Console, children: ExitStack, *, quiet: bool) -> None:
         self._plan = plan
         self._console = console
+        self._quiet = quiet
         self._children = children
         self._workload = plan.state / "workload"
         self._started_s = time.monotonic()
@@ -87,28 +88,30 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Show everything; returns the figures."""
-        self._console.print(
-            "[bold]Journeyman[/]: a gateway, a small model and a stand-in for a large one, right here.\n"
-        )
+        self._console.print("[bold]Journeyman[/]: a gateway, a small model, a stand-in for a large one, right here.\n")
         self._make_workload()
-        teacher = self._start("teacher", ["teacher", "--workload", str(self._workload), "--port", "0"])
-        gateway = self._start("gateway", self._serve_arguments(), JOURNEYMAN_TEACHER_URL=teacher["base_url"])
+        teacher = self._start("teacher", self._teacher_arguments())
+        gateway = self._start("gateway", self._serve_arguments(), JOURNEYMAN_TEACHER_URL=str(teacher["url"]))
         url = str(gateway["url"])
         self._wait_for_engine(url)
         first_answer_s = self._first_answer(url)
         report = self._traffic(url)
         self._what_next(url)
-        return {"url": url, "first_answer_s": first_answer_s, "traffic": report}
+        return {"url": url, "first_answer_s": round(first_answer_s, 2), "traffic": report}
 
     def _make_workload(self) -> None:
         if not (self._workload / "apps.json").exists():
             self._run(
-                ["workload", "generate", "--out", str(self._workload), "--seed", str(self._plan.seed)], quiet=True
+                ["workload", "generate", "--out", str(self._workload), "--seed", str(self._plan.seed)], capture=True
             )
+
+    def _teacher_arguments(self) -> list[str]:
+        pace = ["--error-rate", "0.02", "--latency-p50-ms", "350", "--latency-p95-ms", "900", "--tokens-per-s", "80"]
+        return ["teacher", "--workload", str(self._workload), *pace]
 
     def _serve_arguments(self) -> list[str]:
         where = ["--registry", str(self._plan.registry), "--state", str(self._plan.state)]
-        return ["serve", *where, "--port", str(self._plan.port), "--log-level", "warning"]
+        return ["serve", *where, "--port", str(self._plan.port), "--log-level", "error"]
 
     def _start(self, name: str, arguments: list[str], **environment: str) -> dict[str, Any]:
         shown = " ".join(f"{key}={value}" for key, value in environment.items())
@@ -119,13 +122,15 @@ class _Demo:
         self._children.callback(child.stop)
         return child.wait_ready(60)
 
-    def _run(self, arguments: list[str], *, quiet: bool = False) -> None:
+    def _run(self, arguments: list[str], *, capture: bool = False) -> str:
+        """Run a command of ours to its end, in sight or captured; returns what was captured."""
         self._console.print(f"[dim]$[/] journeyman {' '.join(arguments)}", highlight=False)
         done = subprocess.run(  # noqa: S603  our own command
-            _command(arguments), check=False, stdout=subprocess.DEVNULL if quiet else None
+            _command(arguments), check=False, stdout=subprocess.PIPE if capture else None, text=True
         )
         if done.returncode:
             raise GateFailedError(f"`journeyman {arguments[0]}` ended with {done.returncode}.")
+        return done.stdout or ""
 
     def _wait_for_engine(self, url: str) -> None:
         with self._console.status("the engine loads its weights"):
@@ -140,24 +145,19 @@ class _Demo:
         request = self._plan.state / "first.json"
         request.write_text(json.dumps(_first_request(self._workload)))
         self._console.print()
-        self._run(["ask", "--url", url, "--explain", "--body", str(request)])
+        self._run(["ask", "--url", url, "--explain", "--body", str(request)], capture=self._quiet)
         seconds = time.monotonic() - self._started_s
-        self._console.print(f"[dim]first answer after {seconds:.1f} s[/]\n")
+        self._console.print(f"[dim]first answer {seconds:.1f} s after the start[/]\n")
         return seconds
 
     def _traffic(self, url: str) -> dict[str, Any]:
-        out = self._plan.state / "traffic.json"
+        plan = self._plan
         arguments = ["traffic", "--workload", str(self._workload), "--base-url", f"{url}/v1", "--split", "dev"]
-        arguments += [
-            "--calls",
-            str(self._plan.calls),
-            "--rate",
-            f"{self._plan.rate:g}",
-            "--seed",
-            str(self._plan.seed),
-        ]
-        self._run([*arguments, "--report", str(out)])
-        report: dict[str, Any] = json.loads(out.read_text())
+        arguments += ["--calls", str(plan.calls), "--rate", f"{plan.rate:g}", "--seed", str(plan.seed)]
+        if not self._quiet:
+            self._run(arguments)
+            return {}
+        report: dict[str, Any] = json.loads(self._run([*arguments, "--json"], capture=True))
         return report
 
     def _what_next(self, url: str) -> None:

@@ -6,7 +6,7 @@ What to do next is decided by policies.escalation; this module only does it. Kno
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from msgspec import Struct, structs
@@ -88,20 +88,24 @@ class Execution:
         frontier = self._roster.catalog.frontier.model_name
         chain = steps_of(self._plan, frontier, named=self._job.model != AUTO)
         steps = escalate(chain, self._limits())
-        attempt = next(steps)
-        while True:
+        attempt = self._next(steps, None)
+        while attempt is not None:
             yield AttemptFrame(attempt.index, attempt.candidate, "started", reason=attempt.reason)
             async for token in self._ask(attempt):
                 yield token
             outcome = self._judge(attempt)
             yield _finished(attempt, outcome)
-            try:
-                attempt = steps.send(outcome)
-            except StopIteration as stop:
-                self.conclusion = stop.value
-                break
+            attempt = self._next(steps, outcome)
         for frame in self._held_back():
             yield frame
+
+    def _next(self, steps: Generator[Attempt, Outcome, Conclusion], outcome: Outcome | None) -> Attempt | None:
+        """The next attempt, or None and the conclusion."""
+        try:
+            return next(steps) if outcome is None else steps.send(outcome)
+        except StopIteration as stop:
+            self.conclusion = stop.value
+            return None
 
     def abandon(self) -> None:
         """Account for an attempt that was cut off because the caller went: only what came is billed."""

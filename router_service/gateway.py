@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from observations.records import AttemptRecord, CallRecord
+from policies.access import tier_for
 from policies.budget import Reservation
 from policies.classify import Classification, Classifier, ClassifyInput
 from policies.plan import Plan, PlanRequest
@@ -70,7 +71,7 @@ class Gateway:
         self._recorder = parts.recorder
         self._telemetry = parts.telemetry
         self._book = parts.book
-        self._verifier = Verifier()
+        self._verifier = Verifier(check_truncated_text=parts.policies.planner.check_truncated_text)
         self._means = Means(
             roster=parts.roster,
             verifier=self._verifier,
@@ -96,10 +97,10 @@ class Gateway:
                 task_type=job.hints.task_type,
             )
         )
-        terms = terms_of(job.hints, self._policies.planner, job.caller.tenant.user_tier)
+        terms = terms_of(job.hints, self._policies.planner, tier_for(job.caller.tenant, job.hints.user_tier))
         candidates = self._roster.candidates(seen.cluster, job.at_ms)
         request = PlanRequest(
-            features=job.features,
+            features=self._roster.sharpened(job.features, seen.cluster),
             cluster_id=seen.cluster,
             cluster_matched=seen.source != "none",
             terms=terms,
@@ -212,6 +213,7 @@ class Gateway:
         run.settled = True
         if run.reservation is not None:
             self._limits.settle(run.reservation, record.cost_usd)
+            self._limits.give_back(run.job, record.prompt_tokens + record.completion_tokens)
         self._telemetry.ended(record)
         self._book.keep(record)
         try:

@@ -9,6 +9,7 @@ from policies.access import RateLimiter, Tenant, budget_limits
 from policies.budget import Ledger, Reservation
 from registry.errors import RateLimitedError
 
+from .job import Job
 from .metrics import Metrics
 
 
@@ -34,9 +35,9 @@ class Limits:
         finally:
             self._move(-1)
 
-    def rate(self, tenant: Tenant, tokens: int, now_s: float) -> None:
-        """Take one request and its tokens from the tenant's rates. Raises RateLimitedError."""
-        self._rates.admit((tenant,), tokens, now_s)
+    def rate(self, job: Job) -> None:
+        """Take one request and the most tokens it can use from its tenant's rates. Raises RateLimitedError."""
+        self._rates.admit((job.caller.tenant,), _most_tokens(job), job.started_s)
 
     def reserve(self, tenant: Tenant, amount_usd: float, now_ms: int) -> Reservation:
         """Set the most that a call can cost aside. Raises BudgetExceededError."""
@@ -45,6 +46,10 @@ class Limits:
             self._ledger.set_limits(tenant.name, budget_limits(tenant))
         return self._ledger.reserve(tenant.name, amount_usd, now_ms)
 
+    def give_back(self, job: Job, used_tokens: int) -> None:
+        """Return what a call was let in with and did not use."""
+        self._rates.correct((job.caller.tenant,), _most_tokens(job) - used_tokens)
+
     def settle(self, reservation: Reservation, actual_usd: float) -> None:
         """Turn a reservation into what the call cost."""
         self._ledger.settle(reservation, actual_usd)
@@ -52,3 +57,7 @@ class Limits:
     def _move(self, step: int) -> None:
         self._in_flight += step
         self._metrics.set("journeyman_calls_in_flight", value=self._in_flight)
+
+
+def _most_tokens(job: Job) -> int:
+    return job.features.prompt_tokens + job.features.max_tokens

@@ -28,7 +28,7 @@ from observations.records import (
 )
 from observations.spool import Spool
 from policies.plan import Plan
-from policies.redaction import Redactor, Session
+from policies.redaction import Redactor, Session, residual_scan
 from registry.errors import JourneymanError, RedactionError, StorageError
 from registry.identifiers import new_ulid
 from specialists.calls import Completion, Message
@@ -87,13 +87,18 @@ class Recorder:
             if answer is not None:
                 fields |= _redact_answer(session, answer)
         except RedactionError as error:
-            self._metrics.add("journeyman_records_withheld_total", _WITHHELD)
-            _log.warning("content withheld", call_id=job.call_id, reason=error.message)
-            return {"withheld": _WITHHELD}
+            return self._withhold(job, error.message)
+        if missed := residual_scan(msgspec.json.encode(fields).decode(), self._redactor.policy.kinds):
+            return self._withhold(job, f"a second look found {', '.join(missed)}")
         fields["redactions"] = counts = dict(session.counts)
         for kind, count in counts.items():
             self._metrics.add("journeyman_redactions_total", kind, amount=count)
         return fields
+
+    def _withhold(self, job: Job, reason: str) -> dict[str, Any]:
+        self._metrics.add("journeyman_records_withheld_total", _WITHHELD)
+        _log.warning("content withheld", call_id=job.call_id, reason=reason)
+        return {"withheld": _WITHHELD}
 
     def clean(self, text: str) -> str:
         """A caller's or backend's words, redacted; empty when they cannot be."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct, structs
 
-from policies.plan import Candidate
+from policies.plan import Candidate, TaskFeatures
 from policies.quality import QualityBook, Speed
 from registry.catalog import Catalog
 from registry.entries import BackendEntry, ModelEntry, Prices, SpecialistEntry, TemplateEntry
@@ -105,7 +105,7 @@ class Roster:
         healthy, reason = health.ok, health.reason
         if healthy and fixed.kind == "specialist" and not self._adapters[contender.backend].ready(fixed.name):
             healthy, reason = False, "its adapter is not loaded yet"
-        prior = contender.scores.get(cluster, contender.scores.get("*"))
+        prior = contender.scores.get(cluster, contender.scores.get("*", 0.95 if fixed.is_frontier else None))
         rate, calls = self._quality.formatting(fixed.name, now_ms)
         known = Speed(fixed.first_token_ms, fixed.tokens_per_s)
         speed = self._quality.speed(fixed.name, known, now_ms) or known
@@ -114,12 +114,19 @@ class Roster:
             first_token_ms=speed.first_token_ms,
             tokens_per_s=speed.tokens_per_s,
             quality=self._quality.quality(fixed.name, cluster, prior),
-            p_believed=self._quality.p_believed(fixed.name, cluster, prior),
+            p_believed=self._quality.p_believed(fixed.name, cluster),
             healthy=healthy,
             health_reason=reason,
             formatting_error_rate=rate,
             formatting_calls=calls,
         )
+
+    def sharpened(self, features: TaskFeatures, cluster: str) -> TaskFeatures:
+        """The features with the length that answers in this cluster usually have, once that is known."""
+        usual = self._quality.output_tokens(self.catalog.frontier.model_name, cluster)
+        if usual is None:
+            return features
+        return structs.replace(features, expected_output_tokens=min(usual, features.max_tokens))
 
     async def close(self) -> None:
         """Close every backend."""

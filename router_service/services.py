@@ -17,6 +17,7 @@ from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
 from policies.quality import QualityBook
 from policies.redaction import Redactor
+from policies.redaction_policy import RedactionPolicy
 from registry.catalog import Catalog
 from registry.errors import BackendError, EnvironmentFaultError
 from registry.loading import CatalogHolder, ReloadStatus
@@ -62,7 +63,7 @@ class Services:
             SpoolSettings(segment_age_s=settings.segment_age_s, max_bytes=settings.spool_max_bytes),
         )
         self.recorder = Recorder(
-            self.spool, Redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
+            self.spool, warm_redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
         )
         quality = QualityBook()
         self.telemetry = Telemetry(self.metrics, quality)
@@ -92,7 +93,7 @@ class Services:
         """Refuse a call that its caller may not make, or that nobody could answer as asked."""
         job.caller.tenant.check_model(job.model)
         self.gateway.check(job)
-        self.limits.rate(job.caller.tenant, job.features.prompt_tokens + job.features.max_tokens, job.started_s)
+        self.limits.rate(job)
 
     async def start(self) -> None:
         """Start backends, the registry watch and the loader."""
@@ -175,6 +176,13 @@ class Services:
                 for problem in await adapters.sync():
                     _log.warning("adapter not ready", backend=name, reason=problem)
             await asyncio.sleep(_ADAPTER_INTERVAL_S)
+
+
+def warm_redactor(policy: RedactionPolicy) -> Redactor:
+    """A redactor that has compiled its patterns, so that no caller waits for it."""
+    redactor = Redactor(policy)
+    redactor.redact("Write to jane@example.org or call +49 30 901820, card 4111 1111 1111 1111, password: hunter2")
+    return redactor
 
 
 def hash_key(path: Path) -> bytes:

@@ -18,6 +18,7 @@ def app() -> dict[str, Any]:
         "grader": "per_row",
         "tools": None,
         "response_format": None,
+        "max_tokens": 120,
     }
 
 

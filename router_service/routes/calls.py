@@ -134,7 +134,8 @@ async def _write_end(job: Job, answer: AnswerFrame, stream: EventStream) -> None
     created = job.at_ms // 1000
     stream.headers |= _headers(job, answer.served_by)
     reason = answer.completion.finish_reason
-    await stream.write(chunk_bytes(job.call_id, created, answer.served_by, {}, finish_reason=reason))
+    told = {"finish_reason": reason, "journeyman": _told(answer)}
+    await stream.write(chunk_bytes(job.call_id, created, answer.served_by, {}, **told))
     if job.include_usage:
         await stream.write(usage_chunk_bytes(job.call_id, created, answer.served_by, answer.completion.usage))
     await stream.write(DONE)
@@ -162,9 +163,21 @@ def _headers(job: Job, served_by: str) -> dict[str, str]:
     return {"x-journeyman-id": job.call_id, "x-journeyman-plan": job.plan_id, "x-journeyman-model": served_by}
 
 
+def _told(answer: AnswerFrame) -> dict[str, Any]:
+    """What a stream says at its end, because its headers went out before it was known."""
+    return {
+        "model": answer.served_by,
+        "cost_usd": answer.cost_usd,
+        "saved_usd": answer.saved_usd,
+        "escalated": answer.escalated,
+        "outcome": answer.outcome,
+    }
+
+
 def _answer_headers(answer: AnswerFrame) -> dict[str, str]:
     return {
         "x-journeyman-cost-usd": f"{answer.cost_usd:.10f}",
+        "x-journeyman-saved-usd": f"{answer.saved_usd:.10f}",
         "x-journeyman-escalated": "true" if answer.escalated else "false",
         "x-journeyman-outcome": answer.outcome,
     }

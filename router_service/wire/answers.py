@@ -40,8 +40,8 @@ def completion_bytes(call_id: str, created: int, model: str, answer: Completion,
 
 
 def chunk_bytes(call_id: str, created: int, model: str, delta: dict[str, Any], **choice: Any) -> bytes:
-    """One server-sent event with one chunk. `choice` may hold finish_reason and logprobs."""
-    body = {
+    """One server-sent event with one chunk. `choice`: finish_reason, logprobs, and `journeyman` for the last."""
+    body: dict[str, Any] = {
         "id": call_id,
         "object": "chat.completion.chunk",
         "created": created,
@@ -55,6 +55,8 @@ def chunk_bytes(call_id: str, created: int, model: str, delta: dict[str, Any], *
             }
         ],
     }
+    if "journeyman" in choice:
+        body["journeyman"] = choice["journeyman"]
     return sse(body)
 
 

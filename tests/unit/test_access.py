@@ -5,13 +5,11 @@ import pytest
 import policies
 from policies.access import (
     AccessPolicy,
-    KeyPolicy,
     RateLimiter,
     Tenant,
     TokenBucket,
     budget_limits,
     may_use_model,
-    require_role,
     tier_for,
 )
 from policies.budget import BudgetLimit
@@ -37,31 +35,25 @@ def test_tenants_have_their_own_terms_or_the_default_ones():
 
 
 def test_models_are_allowed_by_name_or_beginning():
-    key = KeyPolicy(key_id="k", allowed_models=("auto", "smol*"))
+    key = Tenant(name="t", allowed_models=("auto", "smol*"))
     assert may_use_model(key, "auto") and may_use_model(key, "smollm2-135m")
     assert not may_use_model(key, "gpt") and not may_use_model(key, "auto2")
-    assert may_use_model(KeyPolicy(key_id="k"), "anything")
-    assert not may_use_model(KeyPolicy(key_id="k", allowed_models=()), "auto")
+    assert may_use_model(Tenant(name="t"), "anything")
+    assert not may_use_model(Tenant(name="t", allowed_models=()), "auto")
     with pytest.raises(PermissionDeniedError, match="Allowed: `auto`") as caught:
         Tenant(name="shop", allowed_models=("auto",)).check_model("gpt")
     assert caught.value.param == "model"
 
 
-def test_roles_are_needed():
-    require_role(KeyPolicy(key_id="k"), "caller")
-    with pytest.raises(PermissionDeniedError, match="`operator`"):
-        require_role(KeyPolicy(key_id="k"), "operator")
-
-
-def test_a_key_keeps_to_its_tiers():
-    own = KeyPolicy(key_id="k", user_tier="free")
+def test_a_tenant_keeps_to_its_tiers():
+    own = Tenant(name="t", user_tier="free")
     assert tier_for(own, None) == "free"
     assert tier_for(own, "free") == "free"
     with pytest.raises(PermissionDeniedError, match="Allowed: `free`"):
         tier_for(own, "premium")
-    assert tier_for(KeyPolicy(key_id="k", user_tier="free", allowed_user_tiers=("premium",)), "premium") == "premium"
-    assert tier_for(KeyPolicy(key_id="k"), "any") == "any"
-    assert tier_for(KeyPolicy(key_id="k"), None) is None
+    assert tier_for(Tenant(name="t", user_tier="free", allowed_user_tiers=("premium",)), "premium") == "premium"
+    assert tier_for(Tenant(name="t"), "any") == "any"
+    assert tier_for(Tenant(name="t"), None) is None
 
 
 def test_budgets_become_limits_of_the_ledger():
@@ -101,16 +93,13 @@ def test_what_was_not_used_comes_back():
 
 
 def test_every_owner_has_its_own_limits_and_nobody_pays_for_a_refusal():
-    limiter, key, tenant = (
-        RateLimiter(),
-        KeyPolicy(key_id="k", requests_per_minute=2),
-        Tenant(name="t", tokens_per_minute=100),
-    )
+    limiter = RateLimiter()
+    key, tenant = Tenant(name="k", requests_per_minute=2), Tenant(name="t", tokens_per_minute=100)
     limiter.admit((key, tenant), 60, NOW)
     with pytest.raises(RateLimitedError, match="The tenant `t` may use 100 tokens a minute") as caught:
         limiter.admit((key, tenant), 60, NOW)
     assert caught.value.retry_after_s == pytest.approx(12.0)
     limiter.correct((key, tenant), 20)
     limiter.admit((key, tenant), 60, NOW)
-    with pytest.raises(RateLimitedError, match="The key `k` may use 2 requests"):
+    with pytest.raises(RateLimitedError, match="The tenant `k` may use 2 requests"):
         limiter.admit((key, tenant), 0, NOW)
