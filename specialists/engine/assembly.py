@@ -5,7 +5,7 @@ all the parts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Engine(msgspec.Struct, frozen=True):
     served: ServedModels
     grammars: Grammars
     max_context_tokens: int
+    vocabulary: int
 
     def start(self) -> None:
         """Starts computing; must be called on the event loop that will follow the requests."""
@@ -47,7 +48,11 @@ class Engine(msgspec.Struct, frozen=True):
         adapter = self.served.resolve(request.model)
         chat = isinstance(request, ChatRequest)
         prompt = self._prompt(request)
+        if not prompt:
+            raise InvalidRequestError("the prompt comes to no tokens at all", param="prompt")
         sampling = sampling_of(request, self._most_new_tokens(len(prompt), request.most_new_tokens))
+        self._check_ids(sampling.stop_token_ids, "stop_token_ids")
+        self._check_ids((token_id for token_id, _ in sampling.logit_bias), "logit_bias")
         text = TextStream(self.prompter.tokenizer, sampling.stop)
         sequence = Sequence(prompt, sampling, adapter, text, constraint=self._constraint(request))
         return Heading.new(chat, request.model, len(prompt)), sequence
@@ -71,11 +76,15 @@ class Engine(msgspec.Struct, frozen=True):
         if isinstance(request, ChatRequest):
             return self.prompter.from_messages(request.messages, request.tools)
         prompt = request.one_prompt()
-        tokens = self.prompter.from_text(prompt) if isinstance(prompt, str) else prompt
-        size = self.prompter.tokenizer.get_vocab_size()
-        if not all(0 <= token < size for token in tokens):
-            raise InvalidRequestError(f"prompt: token ids must be from 0 to {size - 1}", param="prompt")
-        return tokens
+        if isinstance(prompt, str):
+            return self.prompter.from_text(prompt)
+        self._check_ids(prompt, "prompt")
+        return prompt
+
+    def _check_ids(self, token_ids: Iterable[int], param: str) -> None:
+        """An id beyond the vocabulary would fail in the compute thread, and everyone's step with it."""
+        if not all(0 <= token_id < self.vocabulary for token_id in token_ids):
+            raise InvalidRequestError(f"{param}: token ids are from 0 to {self.vocabulary - 1}", param=param)
 
     def _most_new_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
         left = self.max_context_tokens - prompt_tokens
@@ -121,7 +130,7 @@ def load_engine(settings: EngineSettings, report: Report) -> Engine:
         report(f"loaded adapter {name}")
     loop = EngineLoop(model, _limits(settings, shape.kv_token_bytes), context, settings.prefix_cache_mib << 20)
     grammars = Grammars(prompter.tokenizer, shape.vocabulary, shape.eos_token_ids)
-    return Engine(prompter, loop, served, grammars, context)
+    return Engine(prompter, loop, served, grammars, context, shape.vocabulary)
 
 
 def _limits(settings: EngineSettings, kv_token_bytes: int) -> Limits:

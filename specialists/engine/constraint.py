@@ -53,6 +53,10 @@ class JsonConstraint:
 
     def apply(self, logits: Tensor) -> None:
         """Sets the logits (vocabulary,) of what may not come next to minus infinity."""
+        if (
+            self._matcher.is_error()
+        ):  # a limit of the grammar's: `complete` now ends the answer, and the gateway judges it
+            return
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         logits[: self._vocabulary].masked_fill_(allowed[: self._vocabulary] == 0, float("-inf"))
 

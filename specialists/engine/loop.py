@@ -64,6 +64,11 @@ class EngineLoop:
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the compute thread runs."""
+        return self._thread.is_alive()
+
     def submit(self, sequence: Sequence) -> None:
         """Queues a sequence. Raises BackendOverloadedError when the queue is full, InvalidRequestError for one that
         can never fit.

@@ -109,9 +109,9 @@ def _json(body: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), **_JSON)
 
 
-async def health(_: web.Request) -> web.Response:
-    """200 while the engine computes, as vLLM's."""
-    return web.Response()
+async def health(request: web.Request) -> web.Response:
+    """200 while the engine computes, 503 once it cannot, as vLLM's."""
+    return web.Response(status=200 if request.app[ENGINE].loop.alive else 503)
 
 
 async def version(_: web.Request) -> web.Response:

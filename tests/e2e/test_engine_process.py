@@ -27,7 +27,7 @@ QUESTIONS = [
     "Say hello to my friend Ana.",
     "What is 2 + 3?",
 ]
-TOKENS = 16
+TOKENS = 12
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +59,7 @@ class Reference:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        torch.set_num_threads(1)  # the engine computes beside it; two teams of threads would wait for each other
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder())
         base = AutoModelForCausalLM.from_pretrained(model_folder(), dtype=torch.float32)
         first, *others = adapters
@@ -280,6 +281,13 @@ def test_adapters_come_and_go_by_vllms_routes(
         ({"messages": []}, 400, "invalid_request", "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_request", "images"),
         ({"messages": [{"role": "user", "content": "x"}], "n": 2}, 400, "invalid_request", "n is 2"),
+        ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"99999": 1}}, 400, "invalid_request", "49151"),
+        (
+            {"messages": [{"role": "user", "content": "x"}], "stop_token_ids": [-1]},
+            400,
+            "invalid_request",
+            "stop_token",
+        ),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9000}, 400, "context_length_exceeded", "8192"),
         ({"messages": [{"role": "user", "content": "x"}], "model": "nobody"}, 404, "model_not_found", "nobody"),
     ],
