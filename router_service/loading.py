@@ -6,7 +6,11 @@ import asyncio
 import contextlib
 import os
 import sys
-from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from observations.state import StatePaths
 
 from .log import get
 
@@ -15,11 +19,17 @@ _RESTART_S = 2.0
 _DRAIN_S = 10.0
 
 
+class _Status(Struct):
+    """The part of the loader's own report that the gateway passes on."""
+
+    last_error: str = ""
+
+
 class RecordLoader:
     """One child process; the gateway itself never opens the store for writing."""
 
-    def __init__(self, state: Path) -> None:
-        self._state = state
+    def __init__(self, paths: StatePaths) -> None:
+        self._paths = paths
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -43,6 +53,13 @@ class RecordLoader:
                 child.kill()
             await child.wait()
 
+    def trouble(self) -> str:
+        """What its last load stumbled over; empty when nothing."""
+        try:
+            return msgspec.json.decode(self._paths.loader_status.read_bytes(), type=_Status).last_error
+        except (OSError, msgspec.DecodeError):
+            return ""
+
     async def _keep(self) -> None:
         while True:
             self._child = await asyncio.create_subprocess_exec(*self._command())
@@ -52,4 +69,5 @@ class RecordLoader:
 
     def _command(self) -> list[str]:
         module = ["-m", "observations.loader"]
-        return [sys.executable, *module, "--state", str(self._state), "--parent-pid", str(os.getpid())]
+        where = ["--state", str(self._paths.root), "--parent-pid", str(os.getpid())]
+        return [sys.executable, *module, *where, "--drain"]

@@ -9,17 +9,21 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from observations.records import CatalogRecord
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
 from policies.quality import QualityBook
 from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
 from registry.catalog import Catalog
-from registry.errors import BackendError, EnvironmentFaultError
+from registry.errors import BackendError, EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
 from registry.watching import watch
 from specialists.backends import BackendContext, make_backend
@@ -81,7 +85,7 @@ class Services:
             ),
             require_record=settings.require_record,
         )
-        self._loader = RecordLoader(settings.state) if settings.load_records else None
+        self._loader = RecordLoader(self.paths) if settings.load_records else None
         self._tasks: list[asyncio.Task[Any]] = []
 
     @property
@@ -124,6 +128,8 @@ class Services:
         trouble = [f"backend {name}: {health.reason}" for name, health in backends.items() if not health.ok]
         if not status.ok:
             trouble.append(f"registry: {status.error}")
+        if self._loader is not None and (stuck := self._loader.trouble()):
+            trouble.append(f"loader: {stuck}")
         state = "ready" if not trouble else "degraded"
         if not any(health.ok for health in backends.values()):
             state = "unavailable"
@@ -155,9 +161,19 @@ class Services:
         if status.reloads_total or status.failures_total:
             self.metrics.add("journeyman_registry_reloads_total", "taken" if status.ok else "refused")
         if status.ok:
+            self._remember_catalog()
             _log.info("registry in force", digest=status.digest, warnings=list(status.warnings))
         else:
             _log.error("registry edit refused; the last good one stays in force", error=status.error)
+
+    def _remember_catalog(self) -> None:
+        """Record what may answer from now on, once for each catalog."""
+        catalog, now_ms = self.holder.catalog, int(time.time() * 1000)
+        entries: list[dict[str, Any]] = msgspec.to_builtins([*catalog.file.models, *catalog.file.specialists])
+        try:
+            self.recorder.write(CatalogRecord(id=catalog.digest, at_ms=now_ms, digest=catalog.digest, models=entries))
+        except StorageError as error:
+            _log.error("record lost", digest=catalog.digest, reason=error.message)
 
     async def _keep_probing(self) -> None:
         """Ask every backend once, and those that are down again and again; the first probe starts an engine."""

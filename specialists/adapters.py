@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -33,14 +32,6 @@ class Canary(Struct, frozen=True):
     prompt: str
     expected: str
     max_tokens: int = 32
-
-
-@runtime_checkable
-class ListsModels(Protocol):
-    """A backend that can say what it serves."""
-
-    async def served_models(self) -> frozenset[str]:
-        """Names of the models and adapters; raises BackendError."""
 
 
 class _Trouble(Struct):
@@ -103,7 +94,7 @@ class AdapterSet:
     async def _forget_lost(self, problems: list[str]) -> None:
         """Un-ready what the backend no longer lists; a backend that does not answer has none that is ready."""
         now = self._clock()
-        if not self._ready or now - self._checked_at_s < CHECK_S or not isinstance(self.backend, ListsModels):
+        if not self._ready or now - self._checked_at_s < CHECK_S:
             return
         self._checked_at_s = now
         try:

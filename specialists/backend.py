@@ -31,6 +31,9 @@ class Backend(Protocol):
     def entry(self) -> BackendEntry:
         """The entry it was made from."""
 
+    async def start(self) -> None:
+        """Make ready for calls; returns at once, `health` tells when it is there."""
+
     async def complete(self, call: Call, budget_ms: float) -> Completion:
         """Ask and wait for the whole answer."""
 
@@ -42,6 +45,9 @@ class Backend(Protocol):
 
     async def probe(self) -> Health:
         """Ask the server whether it is there."""
+
+    async def served_models(self) -> frozenset[str]:
+        """Names of the models and adapters that it serves now."""
 
     async def load_adapter(self, name: str, path: str) -> None:
         """Hot-load a LoRA adapter under an immutable name; done when it can answer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +29,8 @@ STEADY_S = 60.0
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 MAX_LOG_BYTES = 10 * 1024 * 1024
+SECRET_NAME = re.compile(r"(?i)^(?!HF_).*(key|token|secret|passw|credential)")
+"""Variables that sound so are not handed down: the engine needs no provider's key, only the hub's own token."""
 
 Ready = Callable[[str], Awaitable[None]]
 Gone = Callable[[], Awaitable[None]]
@@ -158,10 +161,11 @@ def engine_command(entry: BackendEntry) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return ours, with the folder of these packages on the path whatever the working directory is."""
+    """Return ours without its secrets, and with the folder of these packages on the path."""
     root = str(Path(__file__).resolve().parent.parent)
     known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}
+    kept = {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+    return {**kept, "PYTHONPATH": f"{root}{os.pathsep}{known}" if known else root}
 
 
 async def _line(stdout: asyncio.StreamReader) -> bytes | None:

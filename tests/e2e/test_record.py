@@ -10,6 +10,8 @@ from pathlib import Path
 import openai
 import pytest
 
+from observations.state import StatePaths
+from observations.store import open_reader
 from tests.e2e.gateway_process import GatewayProcess, running_gateway
 
 ACCESS = """
@@ -142,3 +144,26 @@ def test_a_content_mode_keeps_no_words(tmp_path: Path, mode: str) -> None:
         row = wait_loaded(gateway.state, answer.id)
         assert bool(row["prompt_hash"]) is (mode == "hash")
         assert b"zebra" not in everything_under(gateway.state)
+
+
+def test_the_store_has_the_logical_tables(gateway: GatewayProcess, client: openai.OpenAI) -> None:
+    messages = [
+        {"role": "system", "content": "You are the triage step of the support desk of a shop."},
+        {"role": "user", "content": "where is my parcel?"},
+    ]
+    answer = client.chat.completions.create(model="auto", messages=messages)
+    client.post("/feedback", cast_to=dict, body={"id": answer.id, "outcome": "success", "score": 1.0})
+    wait_loaded(gateway.state, answer.id)
+    with open_reader(StatePaths(gateway.state)) as store:
+        counts = {
+            name: store.execute(f"select count(*) from {name}").fetchone()[0]  # type: ignore[index]
+            for name in (
+                "slm_observation_raw",
+                "slm_observation_curated",
+                "model_registry",
+                "model_metrics_timeseries",
+                "cluster_model_assignment",
+                "promotion_audit_log",
+            )
+        }
+    assert all(counts[name] > 0 for name in counts if name != "promotion_audit_log"), counts
