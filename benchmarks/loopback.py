@@ -137,6 +137,8 @@ class Load:
     p50_ms: float
     p99_ms: float
     errors: int
+    cpu_ms: float = 0.0
+    """Processor time of the server for one call, its children's too; steadier than latency on a busy machine."""
 
 
 _WRK_SCRIPT = """
@@ -182,15 +184,30 @@ def write_wrk_script(
     return path
 
 
-def run_wrk(url: str, script: Path, *, connections: int, seconds: int) -> Load:
-    """One run of wrk, one thread."""
+def child_pids(pid: int) -> list[int]:
+    """The children of one process, those that any of its threads started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and its living children have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_seconds(child) for child in child_pids(pid))
+
+
+def run_wrk(url: str, script: Path, *, connections: int, seconds: int, pid: int | None = None) -> Load:
+    """One run of wrk, one thread; with the server's `pid`, its processor time too."""
+    cpu_before_s = cpu_seconds(pid) if pid else 0.0
     command = [need("wrk", "wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     done = subprocess.run([*command, "-s", script, url], capture_output=True, text=True, check=False)
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
             seen = json.loads(line.removeprefix("RESULT "))
             rate = seen["requests"] / (seen["us"] / 1e6)
-            return Load(rate, seen["p50"] / 1000, seen["p99"] / 1000, seen["errors"])
+            cpu_ms = (cpu_seconds(pid) - cpu_before_s) * 1000 / max(seen["requests"], 1) if pid else 0.0
+            return Load(rate, seen["p50"] / 1000, seen["p99"] / 1000, seen["errors"], cpu_ms)
     raise SystemExit(f"wrk gave no figures for {url}\n{done.stdout}\n{done.stderr}")
 
 
@@ -205,6 +222,7 @@ def median_load(runs: Sequence[Load]) -> Load:
         p50_ms=of(lambda run: run.p50_ms),
         p99_ms=of(lambda run: run.p99_ms),
         errors=sum(run.errors for run in runs),
+        cpu_ms=of(lambda run: run.cpu_ms),
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.loopback import chat_body, children, run_wrk, write_wrk_script
+from benchmarks.loopback import chat_body, child_pids, children, run_wrk, write_wrk_script
 from benchmarks.upstream import Server, start_gateway, start_nginx
 
 WARM_UP_CALLS = 10_000
@@ -34,11 +34,6 @@ def rss_bytes(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise SystemExit(f"process {pid} is gone")
-
-
-def child_pids(pid: int) -> list[int]:
-    """The children of one process."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def calls_answered(gateway: Server) -> int:
