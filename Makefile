@@ -40,7 +40,7 @@ bench: $(addprefix bench-,$(ALONE)) ## Run the benchmarks that need nothing else
 
 bench-%: $(INSTALLED) ## Run one benchmark: bench-gateway, bench-memory, bench-asgi_servers, ...
 	@echo "== $*"
-	$(BIN)/python benchmarks/$*.py $(ARGS)
+	$(BIN)/python -m benchmarks.$* $(ARGS)
 
 lock: $(INSTALLED) ## Write requirements.lock from pyproject.toml
 	$(BIN)/python .ci/lock.py
