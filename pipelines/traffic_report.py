@@ -189,6 +189,12 @@ def _share(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
+def _answered_by(models: dict[str, float]) -> str:
+    if len(models) == 1:
+        return next(iter(models))
+    return ", ".join(f"{name} {share:.0%}" for name, share in models.items())
+
+
 def _saved(one: Summary) -> str:
     """What was saved, as a share of what the frontier alone would have cost."""
     if one.cost_usd is None or one.saved_usd is None or one.cost_usd + one.saved_usd <= 0:
@@ -205,6 +211,6 @@ _COLUMNS: Final[Sequence[tuple[str, Callable[[Summary], str]]]] = (
     ("first token ms", lambda one: _ms(one.ttft_p50_ms, one.ttft_p95_ms)),
     ("cost $", lambda one: "-" if one.cost_usd is None else f"{one.cost_usd:.4f}"),
     ("saved", _saved),
-    ("answered by", lambda one: ", ".join(f"{name} {share:.0%}" for name, share in one.models.items())),
+    ("answered by", lambda one: _answered_by(one.models)),
     ("errors", lambda one: ", ".join(f"{name} {count}" for name, count in one.errors.items()) or "-"),
 )

@@ -168,7 +168,7 @@ class _Demo:
             f"  python -c \"import openai; print(openai.OpenAI(base_url='{url}/v1', api_key='unused')"
             '.models.list())"\n'
             f"  journeyman ask --url {url} --explain 'What is the capital of France?'\n"
-            f"  OPENAI_BASE_URL={url}/v1 llm -m gpt-4o 'Say hello.'\n"
+            f"  OPENAI_API_KEY=unused OPENAI_BASE_URL={url}/v1 llm -m gpt-4o 'Say hello.'\n"
             f"  journeyman export --state {self._plan.state} --format jsonl --out calls.jsonl\n"
             f"  open {url}/metrics\n",
             highlight=False,
