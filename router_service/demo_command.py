@@ -162,18 +162,25 @@ class _Demo:
 
     def _what_next(self, url: str) -> None:
         body = '{"model":"auto","messages":[{"role":"user","content":"Say hello."}]}'
-        self._console.print(
-            "\n[bold]Try next[/]\n"
-            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
-            f"  python -c \"import openai; print(openai.OpenAI(base_url='{url}/v1', api_key='unused')"
-            '.models.list())"\n'
-            f"  journeyman ask --url {url} --explain 'What is the capital of France?'\n"
-            f"  OPENAI_API_KEY=unused OPENAI_BASE_URL={url}/v1 llm -m gpt-4o 'Say hello.'\n"
-            f"  journeyman export --state {self._plan.state} --format jsonl --out calls.jsonl\n"
-            f"  open {url}/metrics\n",
-            highlight=False,
-            markup=True,
+        client = f"openai.OpenAI(base_url='{url}/v1', api_key='unused')"
+        lines = (
+            f"curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+            f'{_beside("python")} -c "import openai; print({client}.models.list())"',
+            f"OPENAI_API_KEY=unused OPENAI_BASE_URL={url}/v1 {_beside('llm')} -m gpt-4o 'Say hello.'",
+            f"{_beside('journeyman')} ask --url {url} --explain 'What is the capital of France?'",
+            f"{_beside('journeyman')} export --state {self._plan.state} --format jsonl --out calls.jsonl",
+            f"curl {url}/metrics",
         )
+        self._console.print("\n[bold]Try next[/]")
+        for line in lines:
+            self._console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        self._console.print()
+
+
+def _beside(program: str) -> str:
+    """How to call a program of this environment from here."""
+    path = Path(sys.executable).parent / program
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _command(arguments: list[str]) -> list[str]:
