@@ -69,7 +69,7 @@ class Server:
     def _ask(self, job: Job, new_tokens: int) -> str:
         model, prompt = job
         body = {"model": self._base if model == "base" else model, "prompt": prompt, "max_tokens": new_tokens}
-        body |= {"temperature": 0, "ignore_eos": True}
+        body |= {"temperature": 0, "ignore_eos": True, "min_tokens": new_tokens}  # as `min_new_tokens` does there
         answer = call(f"{self._url}/v1/completions", body)
         assert answer["usage"]["completion_tokens"] == new_tokens, answer
         return str(answer["choices"][0]["text"])
@@ -210,6 +210,23 @@ def _await(url: str, process: subprocess.Popen[str], log: Any) -> None:
     raise RuntimeError(f"vLLM did not start:\n{log.read()[-3000:]}")
 
 
+def start_ours_and_peft(stack: contextlib.ExitStack) -> tuple[dict[str, str], list[System]]:
+    """Two random adapters, the engine with both, and transformers with both; all end with `stack`."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    seeds = {"north": 1, "south": 2}
+    adapters = {name: str(make_adapter(folder / name, seed=s, scale=0.02, rank=16)) for name, s in seeds.items()}
+    say("starting the engine")
+    engine = stack.enter_context(start_engine(*[f"--lora={name}={path}" for name, path in adapters.items()]))
+    say("starting transformers")
+    command = [sys.executable, str(ROOT / "benchmarks" / "engine.py"), "--child", json.dumps(adapters)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = stack.enter_context(running(process))
+    assert child.stdout
+    child.stdout.readline()
+    ours: System = Server("embedded engine", engine.url, engine.model)
+    return adapters, [ours, Transformers(child, mixed=True), Transformers(child, mixed=False)]
+
+
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
@@ -269,22 +286,7 @@ def main() -> None:
         transformers_child(json.loads(options.child))
         return
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        adapters = {
-            name: str(make_adapter(folder / name, seed=seed, scale=0.02, rank=16))
-            for seed, name in enumerate(("north", "south"), 1)
-        }
-        say("starting the engine")
-        engine = stack.enter_context(start_engine(*[f"--lora={name}={path}" for name, path in adapters.items()]))
-        say("starting transformers")
-        command = [sys.executable, __file__, "--child", json.dumps(adapters)]
-        child = stack.enter_context(
-            running(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        )
-        assert child.stdout
-        child.stdout.readline()
-        systems: list[System] = [Server("embedded engine", engine.url, engine.model)]
-        systems += [Transformers(child, mixed=True), Transformers(child, mixed=False)]
+        adapters, systems = start_ours_and_peft(stack)
         if options.with_vllm:
             say("starting vLLM (about a minute)")
             systems.append(stack.enter_context(vllm(adapters)))
