@@ -22,7 +22,6 @@ JourneymanError
 │   ├── BreakerOpenError          not tried: it failed too often just now
 │   └── StreamCutError            the stream ended without its end
 ├── StorageError
-│   ├── CorruptSegmentError
 │   └── StoreLockedError
 ├── RedactionError             fails closed: nothing is written
 ├── EnvironmentFaultError      a missing program, package, folder or port
@@ -191,12 +190,6 @@ class StorageError(JourneymanError):
     """The spool or the store cannot be read or written."""
 
     code = "storage_error"
-
-
-class CorruptSegmentError(StorageError):
-    """A spool segment has a bad record; what came before it was kept."""
-
-    code = "corrupt_segment"
 
 
 class StoreLockedError(StorageError):

@@ -44,7 +44,6 @@ TABLE: dict[type[JourneymanError], EdgeError] = {
     errors.BreakerOpenError: EdgeError(503, "upstream_error", "warning"),
     errors.StreamCutError: EdgeError(502, "upstream_error", "warning"),
     errors.StorageError: EdgeError(503, "server_error", "error"),
-    errors.CorruptSegmentError: EdgeError(500, "server_error", "error"),
     errors.StoreLockedError: EdgeError(503, "server_error", "warning"),
     errors.RedactionError: EdgeError(500, "server_error", "error"),
     errors.EnvironmentFaultError: EdgeError(500, "server_error", "error"),
