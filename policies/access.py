@@ -40,8 +40,11 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tokens_per_minute: Rate | None = None
 
     def check_model(self, model: str) -> None:
-        """Raise PermissionDeniedError unless the tenant's callers may ask for the model."""
-        require_model(self, model)
+        """Raise PermissionDeniedError, naming what is allowed, unless the tenant's callers may ask for the model."""
+        if not may_use_model(self, model):
+            allowed = ", ".join(f"`{name}`" for name in self.allowed_models or ()) or "none"
+            message = f"{_name(self)} may not use the model `{model[:128]}`. Allowed: {allowed}."
+            raise PermissionDeniedError(message, param="model")
 
 
 class AccessPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,14 +75,6 @@ def may_use_model(tenant: Tenant, model: str) -> bool:
         model.startswith(allowed[:-1]) if allowed.endswith("*") else model == allowed
         for allowed in tenant.allowed_models
     )
-
-
-def require_model(tenant: Tenant, model: str) -> None:
-    """Raise PermissionDeniedError, naming what is allowed, unless the tenant may ask for the model."""
-    if not may_use_model(tenant, model):
-        allowed = ", ".join(f"`{name}`" for name in tenant.allowed_models or ()) or "none"
-        message = f"{_name(tenant)} may not use the model `{model[:128]}`. Allowed: {allowed}."
-        raise PermissionDeniedError(message, param="model")
 
 
 def tier_for(tenant: Tenant, hinted: str | None) -> str | None:

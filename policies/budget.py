@@ -59,24 +59,13 @@ class Ledger:
         """Replace an account's limits; what it has spent in windows that it keeps stays."""
         self._limits[account] = tuple(limits)
 
-    def reserve(
-        self,
-        account: str | tuple[str, ...],
-        amount_usd: float,
-        now_ms: int,
-        limit_usd_per_day: float | None = None,
-    ) -> Reservation:
+    def reserve(self, account: str | tuple[str, ...], amount_usd: float, now_ms: int) -> Reservation:
         """Set money aside, from all of the accounts or from none.
-
-        `limit_usd_per_day` replaces the limits of the accounts first, for callers that keep them elsewhere.
 
         Raises BudgetExceededError naming the account, the window and what is left; ValueError for an amount that is
         negative or not finite.
         """
         accounts = (account,) if isinstance(account, str) else account
-        if limit_usd_per_day is not None:
-            for name in accounts:
-                self.set_limits(name, (BudgetLimit(window="day", limit_usd=limit_usd_per_day),))
         if not 0 <= amount_usd < float("inf"):
             raise ValueError(f"cannot reserve {amount_usd}: amounts are finite and not negative")
         purses = [(name, limit, self._purse(name, limit.window, now_ms)) for name, limit in self._limits_of(accounts)]
@@ -101,11 +90,6 @@ class Ledger:
     def release(self, reservation: Reservation) -> None:
         """Give a reservation back: the call cost nothing."""
         self.settle(reservation, 0.0)
-
-    def charge(self, account: str, amount_usd: float, at_ms: int) -> None:
-        """Count money that was spent without a reservation, e.g. before a restart. Past windows are ignored."""
-        for purse in self._purses_at((account,), at_ms, create=True):
-            purse.spent_usd += max(0.0, amount_usd)
 
     def spent_usd(self, account: str, window: Window, now_ms: int) -> float:
         """Return what the account has spent in the current window; 0 when it has no such limit."""
@@ -132,10 +116,10 @@ class Ledger:
             purse = self._purses[(account, window)] = _Purse(current)
         return purse
 
-    def _purses_at(self, accounts: tuple[str, ...], at_ms: int, *, create: bool = False) -> Iterable[_Purse]:
+    def _purses_at(self, accounts: tuple[str, ...], at_ms: int) -> Iterable[_Purse]:
         """The purses whose window holds the moment; those of past windows are gone and left out."""
         for name, limit in self._limits_of(accounts):
-            purse = self._purse(name, limit.window, at_ms) if create else self._purses.get((name, limit.window))
+            purse = self._purses.get((name, limit.window))
             if purse is not None and purse.window_id == window_id(limit.window, at_ms):
                 yield purse
 

@@ -5,10 +5,12 @@ Cheap checks that hold for whole groups of calls come first, so that a rejection
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
+
+from registry.stages import serves_callers
 
 from .plan import Candidate, Estimate, Rejection, RejectionCode, TaskFeatures, Terms
 from .terms import GRADE_RANK, PlannerPolicy
@@ -27,7 +29,7 @@ Check = Callable[[Candidate, Question], str | None]
 
 
 def _stage(candidate: Candidate, _: Question) -> str | None:
-    if candidate.kind == "model" or candidate.stage in {"canary", "active"}:
+    if candidate.kind == "model" or serves_callers(candidate.stage):
         return None
     return f"its stage is {candidate.stage}; only canary and active specialists answer callers"
 
@@ -136,14 +138,6 @@ def reject(candidate: Candidate, question: Question, *, named: bool = False) -> 
         if reason is not None and not (named and code in SOFT_WHEN_NAMED):
             return Rejection(candidate.name, code, reason)
     return None
-
-
-def all_reasons(candidate: Candidate, question: Question, *, named: bool = False) -> Iterator[Rejection]:
-    """Yield every reason, for explanations that want more than the first."""
-    for code, check in CHECKS:
-        reason = check(candidate, question)
-        if reason is not None and not (named and code in SOFT_WHEN_NAMED):
-            yield Rejection(candidate.name, code, reason)
 
 
 def prompt_tokens(candidate: Candidate, features: TaskFeatures) -> int:

@@ -39,27 +39,6 @@ class _Compiled(Struct, frozen=True):
 _NOTHING: Final = _Compiled(None, {})
 
 
-def expectation_of(
-    response_format: dict[str, Any] | None,
-    tools: tuple[dict[str, Any], ...] = (),
-    tool_choice: str | dict[str, Any] | None = None,
-) -> Expectation:
-    """Return what a call demands, from OpenAI's fields of these names. Raises InvalidRequestError."""
-    kind = response_format.get("type") if response_format else None
-    schema: Any = None
-    if response_format and kind == "json_schema":
-        wrapper = response_format.get("json_schema")
-        schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
-        if not isinstance(schema, dict):
-            path = "response_format.json_schema.schema"
-            raise InvalidRequestError(f"`{path}` must be a JSON schema (an object).", param=path)
-    elif kind not in {None, "text", "json_object"}:
-        message = f"`{str(kind)[:40]}` is not a response format; use `text`, `json_object` or `json_schema`."
-        raise InvalidRequestError(message, param="response_format.type")
-    as_object = kind == "json_object"
-    return Expectation(schema, as_object, tools, tool_choice, digest_of((schema, as_object, tools, tool_choice)))
-
-
 class Verifier:
     """Checks answers. Keeps the validators of the last `capacity` expectations."""
 

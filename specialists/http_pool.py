@@ -86,11 +86,6 @@ class HttpPool:
         """Connections that are open or being opened, in use or idle."""
         return self._open
 
-    @property
-    def idle_count(self) -> int:
-        """Connections that wait for a call."""
-        return len(self._idle)
-
     def post_head(self, path: str, length: int) -> bytes:
         """Return the head of a JSON POST to a path under the base URL."""
         head = self._post_heads.get(path)

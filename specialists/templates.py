@@ -22,17 +22,6 @@ from .calls import Call, Completion, ToolCall
 INPUT = "{input}"
 
 
-def applies(template: TemplateEntry, signature: str) -> bool:
-    """Say whether the template is for calls with this signature. One without a signature is for any."""
-    return template.signature is None or template.signature == signature
-
-
-def fits(call: Call) -> bool:
-    """Say whether nothing that matters is lost: one user message in plain text, and no conversation before it."""
-    talk = [message for message in call.messages if message.role not in ("system", "developer")]
-    return len(talk) == 1 and talk[0].role == "user" and input_of(call) is not None
-
-
 def input_of(call: Call) -> str | None:
     """Return the text of the last user message, None when there is none or it holds more than text."""
     for message in reversed(call.messages):

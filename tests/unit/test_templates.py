@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from registry.entries import TemplateEntry
 from registry.errors import InvalidRequestError
 from specialists.calls import Call, Completion, Message, Sampling, ToolCall
-from specialists.templates import answer_text, applies, fits, parse_tool_calls, read_answer, render
+from specialists.templates import answer_text, parse_tool_calls, read_answer, render
 
 TEXT = TemplateEntry(prompt="Q: {input}\nA:", stop=("\n",))
 JSON = TemplateEntry(answer="json")
@@ -47,22 +47,8 @@ def test_text_parts_are_joined_and_other_parts_refused():
     assert render(TEXT, ask(Message("user", parts))).prompt == "Q: ab\nA:"
     image = [*parts, {"type": "image_url", "image_url": {"url": "data:"}}]
     for call in (ask(Message("user", image)), ask(Message("system", "x")), ask()):
-        assert not fits(call)
         with pytest.raises(InvalidRequestError):
             render(TEXT, call)
-
-
-def test_it_applies_to_its_own_signature_alone():
-    bound = TemplateEntry(signature="sha256:abc")
-    assert applies(bound, "sha256:abc") and not applies(bound, "sha256:abd")
-    assert applies(TEXT, "whatever")
-
-
-def test_it_fits_a_single_question_only():
-    question = Message("user", "q")
-    assert fits(ask(Message("system", "s"), question))
-    assert not fits(ask(question, Message("assistant", "a"), question))
-    assert not fits(ask(question, Message("tool", "r", tool_call_id="1")))
 
 
 def test_a_tool_call_is_read_from_its_text():

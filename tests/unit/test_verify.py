@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies.answers import Answer, AnsweredToolCall, Expectation
 from policies.schemas import UnusableSchemaError, compile_schema
-from policies.verify import Verifier, expectation_of, refusal_phrase
+from policies.verify import Verifier, refusal_phrase
 from registry.errors import InvalidRequestError
 
 INTENT = {
@@ -26,9 +26,9 @@ RATE = {
         },
     },
 }
-JSON = expectation_of({"type": "json_schema", "json_schema": {"name": "i", "schema": INTENT}})
-OBJECT = expectation_of({"type": "json_object"})
-TOOLS = expectation_of(None, (RATE, {"type": "function", "function": {"name": "stop"}}))
+JSON = Expectation(json_schema=INTENT)
+OBJECT = Expectation(json_object=True)
+TOOLS = Expectation(tools=(RATE, {"type": "function", "function": {"name": "stop"}}))
 FREE = Expectation()
 VERIFIER = Verifier()
 
@@ -102,7 +102,7 @@ def test_a_wide_answer_is_not_taken_for_a_deep_one():
     ],
 )
 def test_tool_choice_is_kept(choice, answer, outcome):
-    assert verdict(answer, expectation_of(None, TOOLS.tools, choice)) == outcome
+    assert verdict(answer, Expectation(tools=TOOLS.tools, tool_choice=choice)) == outcome
 
 
 def test_confidence_is_held_against_the_threshold():
@@ -218,26 +218,22 @@ def test_anchors_and_data_that_look_like_references_are_understood():
 
 def test_bad_demands_are_refused_by_name():
     for expectation, param in [
-        (expectation_of(None, TOOLS.tools, "sometimes"), "tool_choice"),
-        (expectation_of(None, TOOLS.tools, {"type": "function", "function": {"name": "fly"}}), "tool_choice"),
-        (expectation_of(None, (), "required"), "tool_choice"),
-        (expectation_of(None, (RATE, RATE)), "tools[1].function.name"),
-        (expectation_of(None, ({"type": "function"},)), "tools[0].function.name"),
+        (Expectation(tools=TOOLS.tools, tool_choice="sometimes"), "tool_choice"),
+        (Expectation(tools=TOOLS.tools, tool_choice={"type": "function", "function": {"name": "fly"}}), "tool_choice"),
+        (Expectation(tool_choice="required"), "tool_choice"),
+        (Expectation(tools=(RATE, RATE)), "tools[1].function.name"),
+        (Expectation(tools=({"type": "function"},)), "tools[0].function.name"),
     ]:
         with pytest.raises(InvalidRequestError) as caught:
             VERIFIER.check_expectation(expectation)
         assert caught.value.param == param
-    with pytest.raises(InvalidRequestError, match="json_schema"):
-        expectation_of({"type": "json_schema"})
-    with pytest.raises(InvalidRequestError, match="yaml"):
-        expectation_of({"type": "yaml"})
 
 
 def test_few_validators_are_kept_and_the_verdicts_stay_right():
     small = Verifier(capacity=2)
     for _ in range(2):
         for name in ("a", "b", "c"):
-            wants = expectation_of({"type": "json_schema", "json_schema": {"schema": {"required": [name]}}})
+            wants = Expectation(json_schema={"required": [name]})
             assert small.verify(Answer(f'{{"{name}": 1}}'), wants).believed
             assert not small.verify(Answer('{"z": 1}'), wants).believed
 
