@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 from typing import Any
 
@@ -19,8 +18,6 @@ UNKNOWN_CLUSTER = "unknown"
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case
 _ENCODER = msgspec.json.Encoder(order="sorted")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._:/-]{0,127}\Z", re.IGNORECASE)
-_SPECIALIST = re.compile(r"([a-z0-9][a-z0-9._-]{0,63})@([0-9a-f]{12})\Z")
 
 
 def new_ulid(now_ms: int | None = None) -> str:
@@ -48,19 +45,3 @@ def call_id_of(any_id: str) -> str:
 def digest_of(value: Any) -> str:
     """Return the sha256, in hex, of a JSON-like value with sorted keys."""
     return hashlib.sha256(_ENCODER.encode(value)).hexdigest()
-
-
-def is_name(text: str) -> bool:
-    """Say whether the text may name a backend, a model or a cluster."""
-    return _NAME.match(text) is not None
-
-
-def specialist_id(name: str, digest: str) -> str:
-    """Return `name@digest12`, a specialist's immutable name."""
-    return f"{name}@{digest.removeprefix('sha256:')[:12]}"
-
-
-def split_specialist_id(text: str) -> tuple[str, str] | None:
-    """Return (name, digest12), or None when the text is not a specialist's name."""
-    match = _SPECIALIST.match(text)
-    return (match[1], match[2]) if match else None

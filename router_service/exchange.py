@@ -7,7 +7,7 @@ Knows nothing of OpenAI. It exists beside the framework's own responses because 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -132,9 +132,3 @@ def _head(content_type: bytes, headers: Mapping[str, str] | None, length: int | 
     if headers:
         head.extend((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items())
     return head
-
-
-async def first_and_rest(items: AsyncIterator[Any]) -> tuple[Any, AsyncIterator[Any]]:
-    """Wait for the first item, so that an error before it can still choose the status code."""
-    first = await anext(items)
-    return first, items

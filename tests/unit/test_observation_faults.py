@@ -14,55 +14,17 @@ import pytest
 from observations import queries
 from observations.export import ExportRequest, export
 from observations.loading import LoaderSettings, load_once, prepare_store
-from observations.records import (
-    AttemptRecord,
-    CallRecord,
-    PlanRecord,
-)
 from observations.sources import sealed_segments
 from observations.spool import Spool
 from observations.state import StatePaths
 from observations.store import open_reader, open_writer
 from registry.errors import StorageError, StoreLockedError
-
-START_MS = 1_790_000_000_000
-
-
-def call(number, **fields):
-    values = {
-        "cluster": "billing",
-        "messages": [{"role": "user", "content": f"say {number} 'quoted' \x00 \N{PILE OF POO}"}],
-        "answer_text": "ok",
-        "served_by": "small@0123456789ab",
-        "outcome": "verified",
-        "attempts": (AttemptRecord("small@0123456789ab", "echo", "verified", latency_ms=10.0, cost_usd=0.5),),
-        "plan": PlanRecord(id=f"plan_{number}", primary="small@0123456789ab", inputs={"user_tier": "gold"}),
-    }
-    return CallRecord(id=f"chatcmpl-{number:026d}", at_ms=START_MS + number, **(values | fields))
+from tests.unit.recorded_calls import ask, call, count, spool_up
 
 
 @pytest.fixture
 def state(tmp_path):
     return StatePaths(tmp_path / "state").create()
-
-
-def spool_up(state, *events):
-    spool = Spool.open(state.spool)
-    for event in events:
-        assert spool.append(event)
-    spool.close()
-
-
-def ask(state, query, *parameters):
-    store = open_reader(state)
-    try:
-        return store.execute(query, parameters).fetchall()
-    finally:
-        store.close()
-
-
-def count(state, table="slm_observation_raw"):
-    return ask(state, f"SELECT count(*), count(DISTINCT id) FROM {table}")[0]
 
 
 def load_once_with_one_event(state):
@@ -121,7 +83,7 @@ def test_an_unreadable_store_is_moved_aside_and_loading_goes_on(state, capsys):
     state.store.write_bytes(b"not a database" * 1000)
     spool_up(state, *map(call, range(5, 8)))
     with pytest.raises(StorageError, match="Cannot read"):
-        queries.recent_calls(state)
+        queries.find_call(state, call(1).id)
     load_once(state)
     assert count(state) == (3, 3)
     assert [path.read_bytes()[:14] for path in state.quarantine.iterdir()] == [b"not a database"]

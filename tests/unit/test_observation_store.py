@@ -13,7 +13,6 @@ from observations.records import (
     CallRecord,
     CatalogRecord,
     FeedbackRecord,
-    PlanRecord,
     SignatureRecord,
     StageMoveRecord,
 )
@@ -23,45 +22,12 @@ from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths
 from observations.store import StoreSettings, connect, open_reader, open_writer
 from registry.errors import NotFoundError, StorageError
-
-START_MS = 1_790_000_000_000
-
-
-def call(number, **fields):
-    values = {
-        "cluster": "billing",
-        "messages": [{"role": "user", "content": f"say {number} 'quoted' \x00 \N{PILE OF POO}"}],
-        "answer_text": "ok",
-        "served_by": "small@0123456789ab",
-        "outcome": "verified",
-        "attempts": (AttemptRecord("small@0123456789ab", "echo", "verified", latency_ms=10.0, cost_usd=0.5),),
-        "plan": PlanRecord(id=f"plan_{number}", primary="small@0123456789ab", inputs={"user_tier": "gold"}),
-    }
-    return CallRecord(id=f"chatcmpl-{number:026d}", at_ms=START_MS + number, **(values | fields))
+from tests.unit.recorded_calls import START_MS, ask, call, count, spool_up
 
 
 @pytest.fixture
 def state(tmp_path):
     return StatePaths(tmp_path / "state").create()
-
-
-def spool_up(state, *events):
-    spool = Spool.open(state.spool)
-    for event in events:
-        assert spool.append(event)
-    spool.close()
-
-
-def ask(state, query, *parameters):
-    store = open_reader(state)
-    try:
-        return store.execute(query, parameters).fetchall()
-    finally:
-        store.close()
-
-
-def count(state, table="slm_observation_raw"):
-    return ask(state, f"SELECT count(*), count(DISTINCT id) FROM {table}")[0]
 
 
 def test_every_table_has_a_column_for_every_field_of_its_record(state):
@@ -96,7 +62,6 @@ def test_a_call_is_found_before_it_is_loaded_and_only_by_its_tenant(state):
 
 
 def test_before_the_first_load_questions_have_no_answer_and_no_error(state):
-    assert queries.recent_calls(state) == []
     assert queries.find_call(state, "nothing") is None
     with pytest.raises(NotFoundError, match=r"observations\.duckdb"):
         open_reader(state)
@@ -264,17 +229,6 @@ def test_assignment_looks_at_the_last_day_of_data(state):
     assert rows == [("billing", "frontier", 1, 0.25), ("billing", "new", 3, 0.75)]
     assert ask(state, "SELECT digest, name, entry->>'price' FROM model_registry") == [("sha256:1", "m", "1")]
     assert ask(state, "SELECT specialist, before, after FROM promotion_audit_log") == [("s@1", "shadow", "canary")]
-
-
-def test_recent_calls_and_the_summary(state):
-    spool_up(state, *(call(n, tenant="a" if n % 2 else "b", frontier_cost_usd=1.0, cost_usd=0.25) for n in range(10)))
-    load_once(state)
-    assert [record.id for record in queries.recent_calls(state, 2)] == [call(9).id, call(8).id]
-    assert {record.tenant for record in queries.recent_calls(state, tenant="a")} == {"a"}
-    [row] = queries.summary(state, "model")
-    assert (row.name, row.calls, row.tenants, row.verified_rate) == ("small@0123456789ab", 10, 2, 1.0)
-    assert row.saved_usd == pytest.approx(7.5)
-    assert queries.summary(state, since_ms=START_MS + 5)[0].calls == 5
 
 
 def test_sql_reaches_no_file_and_cannot_change_that(state):
