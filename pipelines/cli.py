@@ -34,11 +34,6 @@ _WORKLOAD_HELP = f"A workload folder, `env` (${ENV_NAME}), or `own[:SEED[:ROWS]]
 _FILE_WIDTH: Final = 160
 
 
-def commands() -> dict[str, click.Command]:
-    """The commands by name, for the main command to attach."""
-    return {"teacher": teacher, "traffic": traffic, "workload": workload}
-
-
 @click.command()
 @click.option("--workload", "workloads", multiple=True, help=_WORKLOAD_HELP + " May be repeated.")
 @click.option("--host", default="127.0.0.1", show_default=True)

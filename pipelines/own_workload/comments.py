@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pipelines.own_workload.agent import json_app
 from pipelines.own_workload.people import person
 from pipelines.own_workload.triage import customer_values, personal
 from pipelines.own_workload.wording import choose, fill, of_split, roughen, table
@@ -12,22 +13,9 @@ from pipelines.own_workload.wording import choose, fill, of_split, roughen, tabl
 
 def app() -> dict[str, Any]:
     """The agent: its prompt and the schema of its answer."""
-    schema = {
-        "type": "object",
-        "properties": {
-            "allow": {"type": "boolean"},
-            "reason": {"type": "string", "enum": list(table("comments")["comments"])},
-        },
-        "required": ["allow", "reason"],
-        "additionalProperties": False,
-    }
-    response_format = {"type": "json_schema", "json_schema": {"name": "moderation", "strict": True, "schema": schema}}
-    return {
-        "system": table("comments")["system"],
-        "grader": "json_equal",
-        "tools": None,
-        "response_format": response_format,
-    }
+    reasons = list(table("comments")["comments"])
+    properties = {"allow": {"type": "boolean"}, "reason": {"type": "string", "enum": reasons}}
+    return json_app("comments", "moderation", properties)
 
 
 def row(split: str, rng: random.Random) -> dict[str, Any]:

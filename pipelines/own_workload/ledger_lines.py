@@ -5,28 +5,16 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pipelines.own_workload.agent import json_app
 from pipelines.own_workload.people import person
 from pipelines.own_workload.wording import choose, fill, of_split, slots, table
 
 
 def app() -> dict[str, Any]:
     """The agent: its prompt and the schema of its answer."""
-    schema = {
-        "type": "object",
-        "properties": {
-            "account": {"type": "string", "enum": list(table("ledger_lines")["lines"])},
-            "review": {"type": "boolean"},
-        },
-        "required": ["account", "review"],
-        "additionalProperties": False,
-    }
-    response_format = {"type": "json_schema", "json_schema": {"name": "booking", "strict": True, "schema": schema}}
-    return {
-        "system": table("ledger_lines")["system"],
-        "grader": "json_equal",
-        "tools": None,
-        "response_format": response_format,
-    }
+    accounts = list(table("ledger_lines")["lines"])
+    properties = {"account": {"type": "string", "enum": accounts}, "review": {"type": "boolean"}}
+    return json_app("ledger_lines", "booking", properties)
 
 
 def row(split: str, rng: random.Random) -> dict[str, Any]:

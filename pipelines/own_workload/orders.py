@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pipelines.own_workload.agent import json_app
 from pipelines.own_workload.people import person
 from pipelines.own_workload.wording import choose, fill, of_split, roughen, slots, table
 
@@ -23,19 +24,7 @@ def app() -> dict[str, Any]:
         "quantity": {"type": "integer"},
         "iban": text_or_null,
     }
-    schema = {
-        "type": "object",
-        "properties": properties,
-        "required": list(_FIELDS),
-        "additionalProperties": False,
-    }
-    response_format = {"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": schema}}
-    return {
-        "system": table("orders")["system"],
-        "grader": "json_equal",
-        "tools": None,
-        "response_format": response_format,
-    }
+    return json_app("orders", "order", properties)
 
 
 def row(split: str, rng: random.Random) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from pipelines.own_workload.agent import json_app
 from pipelines.own_workload.people import Person, person
 from pipelines.own_workload.wording import choose, fill, lines, of_split, roughen, slots, table
 
@@ -12,19 +13,7 @@ from pipelines.own_workload.wording import choose, fill, lines, of_split, roughe
 def app() -> dict[str, Any]:
     """The agent: its prompt and the schema of its answer."""
     labels = list(table("triage")["categories"])
-    schema = {
-        "type": "object",
-        "properties": {"category": {"type": "string", "enum": labels}},
-        "required": ["category"],
-        "additionalProperties": False,
-    }
-    response_format = {"type": "json_schema", "json_schema": {"name": "triage", "strict": True, "schema": schema}}
-    return {
-        "system": table("triage")["system"],
-        "grader": "json_equal",
-        "tools": None,
-        "response_format": response_format,
-    }
+    return json_app("triage", "triage", {"category": {"type": "string", "enum": labels}})
 
 
 def row(split: str, rng: random.Random) -> dict[str, Any]:

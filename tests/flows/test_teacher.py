@@ -269,7 +269,7 @@ def test_the_least_value_fits_its_schema():
 
 
 def test_the_command_prints_a_ready_line_and_ends_on_a_signal():
-    code = "from pipelines.cli import commands; commands()['teacher'](['--workload', 'own:1:12', '--json'])"
+    code = "from pipelines.cli import teacher; teacher(['--workload', 'own:1:12', '--json'])"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         ready = json.loads(process.stdout.readline())
         try:

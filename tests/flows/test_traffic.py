@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
-from pipelines.cli import commands
+from pipelines.cli import traffic, workload
 from pipelines.teacher import Teacher, TeacherConfig
 from pipelines.teacher_server import serve_teacher
 from pipelines.traffic import TrafficPlan, arrival_times, pick_rows, run_traffic
@@ -247,7 +247,7 @@ async def test_the_command_shows_json_and_guards_the_gate(own):
         arguments += ["--calls", "60", "--rate", "600", "--families", "desk_triage,ledger_lines", "--json"]
 
         def invoke(*more):
-            return CliRunner().invoke(commands()["traffic"], [*arguments, *more])
+            return CliRunner().invoke(traffic, [*arguments, *more])
 
         passed = await asyncio.to_thread(invoke)
         failed = await asyncio.to_thread(invoke, "--min-correct", "0.9")
@@ -262,10 +262,10 @@ async def test_the_command_shows_json_and_guards_the_gate(own):
 
 def test_the_workload_commands_write_and_list(tmp_path):
     folder = str(tmp_path / "w")
-    made = CliRunner().invoke(commands()["workload"], ["generate", "--out", folder, "--rows", "12", "--json"])
+    made = CliRunner().invoke(workload, ["generate", "--out", folder, "--rows", "12", "--json"])
     assert made.exit_code == 0, made.output
     assert len(json.loads(made.stdout)["files"]) == 6
-    listed = CliRunner().invoke(commands()["workload"], ["ls", "--workload", folder, "--json"])
+    listed = CliRunner().invoke(workload, ["ls", "--workload", folder, "--json"])
     assert json.loads(listed.stdout)["families"]["desk_triage"]["rows"] == {"train": 10, "dev": 2}
-    shown = CliRunner().invoke(commands()["workload"], ["ls", "--workload", folder])
+    shown = CliRunner().invoke(workload, ["ls", "--workload", folder])
     assert "desk_triage" in shown.stdout
