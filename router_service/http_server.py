@@ -1,6 +1,6 @@
 """uvicorn inside a program that owns the event loop, the socket and the signals.
 
-Adds what uvicorn has not: a deadline for a request's head. Knows nothing of the application.
+Connections are those of http_protocol. Knows nothing of the application.
 """
 
 from __future__ import annotations
@@ -13,59 +13,30 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from registry.errors import EnvironmentFaultError
 
-HEAD_DEADLINE_S = 10.0
+from .http_protocol import ConnectionLimits, guarded
+
 _BACKLOG = 1024
 _SHUTDOWN_S = 10
 _KEEP_ALIVE_S = 75
 
 
-class HeadDeadline(HttpToolsProtocol):
-    """Closes a connection whose request head is not complete in time; uvicorn by itself waits for ever."""
-
-    _late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection starts with waiting for a head."""
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def on_message_begin(self) -> None:
-        """So does every further request on it."""
-        super().on_message_begin()
-        self._wait_for_head()
-
-    def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody waits any more."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        self._stop_waiting()
-        self._late = self.loop.call_later(HEAD_DEADLINE_S, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
-
-
 class HttpServer(uvicorn.Server):
     """One server on one socket; ends on SIGINT or SIGTERM, at once on a second."""
 
-    def __init__(self, app: Any, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listener: socket.socket,
+        on_ready: Callable[[], None],
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  frozen
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=HeadDeadline,
+                http=guarded(limits),
                 loop="none",
                 ws="none",
                 lifespan="on",
