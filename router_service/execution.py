@@ -53,12 +53,17 @@ class Reply(Struct):
 
 
 class Execution:
-    """One run of one plan. After `run` is exhausted, `reply` and `conclusion` hold the result."""
+    """One run of one plan. After `run` is exhausted, `reply` and `conclusion` hold the result.
+
+    It keeps the contenders and backends that the plan was made of: an edit of the registry ends no call.
+    """
 
     def __init__(self, job: Job, plan: Plan, means: Means) -> None:
         self._job = job
         self._plan = plan
-        self._roster = means.roster
+        self._frontier = means.roster.catalog.frontier.model_name
+        self._contenders = means.roster.contenders
+        self._backends = means.roster.backends()
         self._verifier = means.verifier
         self._observe = means.observe
         self._serve_unverified = means.serve_unverified
@@ -85,8 +90,7 @@ class Execution:
 
     async def run(self) -> AsyncGenerator[AttemptFrame | TokenFrame, None]:
         """Drive the escalation to its end."""
-        frontier = self._roster.catalog.frontier.model_name
-        chain = steps_of(self._plan, frontier, named=self._job.model != AUTO)
+        chain = steps_of(self._plan, self._frontier, named=self._job.model != AUTO)
         steps = escalate(chain, self._limits())
         attempt = self._next(steps, None)
         while attempt is not None:
@@ -128,8 +132,8 @@ class Execution:
         return self._job.stream and is_last and self._serve_unverified and contender.threshold is None
 
     async def _ask(self, attempt: Attempt) -> AsyncGenerator[TokenFrame, None]:
-        contender = self._roster.contender(attempt.candidate)
-        backend = self._roster.backend(contender.backend)
+        contender = self._contenders[attempt.candidate]
+        backend = self._backends[contender.backend]
         live = self._is_live(attempt, contender)
         started_s = time.monotonic()
         reply = Reply(streamed=live)
@@ -169,7 +173,7 @@ class Execution:
 
     def _judge(self, attempt: Attempt) -> Outcome:
         reply = self._replies[-1]
-        contender = self._roster.contender(attempt.candidate)
+        contender = self._contenders[attempt.candidate]
         kind, reason = self._verdict(contender, reply)
         record = self._attempt_record(contender, reply, kind, reason)
         self.attempts.append(record)

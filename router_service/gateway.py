@@ -119,8 +119,8 @@ class Gateway:
             run.reservation = self._limits.reserve(
                 job.caller.tenant, run.decision.plan.expected_cost_range[1], job.at_ms
             )
-            yield PlanFrame(job.plan_id, run.decision.plan)
             run.execution = Execution(job, run.decision.plan, self._means)
+            yield PlanFrame(job.plan_id, run.decision.plan)
             async for frame in run.execution.run():
                 yield frame
             yield self._finish(run)
@@ -130,6 +130,8 @@ class Gateway:
         except Exception as error:
             self._leave(run, "failed", error_code(error))
             raise
+        finally:
+            self._pay(run)
 
     def _finish(self, run: _Run) -> AnswerFrame:
         assert run.execution is not None and run.decision is not None
@@ -169,6 +171,18 @@ class Gateway:
             self._settle(run, structs.replace(self._record(run, outcome, None, None), error_code=code))
         except StorageError as error:
             _log.error("record lost", call_id=run.job.call_id, reason=error.message)
+        except Exception:
+            _log.exception("record lost", call_id=run.job.call_id)
+
+    def _pay(self, run: _Run) -> None:
+        """Settle budget and rates, once, whatever became of the call: nothing stays set aside."""
+        if run.paid:
+            return
+        run.paid = True
+        attempts = run.execution.attempts if run.execution else []
+        if run.reservation is not None:
+            self._limits.settle(run.reservation, sum(a.cost_usd for a in attempts))
+        self._limits.give_back(run.job, sum(a.prompt_tokens + a.completion_tokens for a in attempts))
 
     def _record(self, run: _Run, outcome: Any, reply: Reply | None, served: AttemptRecord | None) -> CallRecord:
         job, decision = run.job, run.decision
@@ -211,9 +225,7 @@ class Gateway:
     def _settle(self, run: _Run, record: CallRecord) -> None:
         """Everything that must happen once a call's end is known, before its last byte goes out."""
         run.settled = True
-        if run.reservation is not None:
-            self._limits.settle(run.reservation, record.cost_usd)
-            self._limits.give_back(run.job, record.prompt_tokens + record.completion_tokens)
+        self._pay(run)
         self._telemetry.ended(record)
         self._book.keep(record)
         try:
@@ -240,3 +252,4 @@ class _Run:
         self.reservation: Reservation | None = None
         self.execution: Execution | None = None
         self.settled = False
+        self.paid = False

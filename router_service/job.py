@@ -114,7 +114,7 @@ def job_of(request: ChatRequest, admission: Admission) -> Job:
             FeatureInput(
                 signature=signature,
                 system=system,
-                variable="\n".join(_plain_text(m) for m in varying),
+                variable="\n".join(piece for m in varying for piece in _pieces(m)),
                 last_user=text,
                 tools=tools,
                 response_format=form,
@@ -191,6 +191,11 @@ def _leading_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def _plain_text(message: Message) -> str:
     return message.content if isinstance(message.content, str) else ""
+
+
+def _pieces(message: Message) -> list[str]:
+    """Everything in a message that costs tokens."""
+    return [_plain_text(message), *(f"{call.name} {call.arguments}" for call in message.tool_calls)]
 
 
 def _expectation(

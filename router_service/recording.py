@@ -88,6 +88,8 @@ class Recorder:
                 fields |= _redact_answer(session, answer)
         except RedactionError as error:
             return self._withhold(job, error.message)
+        except Exception as error:  # fails closed: a fault in here costs the content, never the call
+            return self._withhold(job, type(error).__name__)
         if missed := residual_scan(msgspec.json.encode(fields).decode(), self._redactor.policy.kinds):
             return self._withhold(job, f"a second look found {', '.join(missed)}")
         fields["redactions"] = counts = dict(session.counts)
@@ -118,10 +120,11 @@ class Recorder:
         key = f"{job.caller.tenant.name}:{job.features.signature}"
         if key in self._signatures_seen:
             return
+        if not self.write(self._signature_record(key, job, mode)):
+            return
         self._signatures_seen[key] = None
         if len(self._signatures_seen) > _SIGNATURES_KEPT:
             self._signatures_seen.popitem(last=False)
-        self.write(self._signature_record(key, job, mode))
 
     def _signature_record(self, key: str, job: Job, mode: ContentMode) -> SignatureRecord:
         fields: dict[str, Any] = {}

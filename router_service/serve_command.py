@@ -43,7 +43,8 @@ async def _serve(settings: Settings) -> None:
     from .app import create_app  # noqa: PLC0415
     from .http_server import HttpServer, listen  # noqa: PLC0415
 
+    app = create_app(settings)
     listener = listen(settings.host, settings.port)
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     ready = msgspec.json.encode({"event": "ready", "url": url}).decode()
-    await HttpServer(create_app(settings), listener, lambda: click.echo(ready)).run_until_signalled()
+    await HttpServer(app, listener, lambda: click.echo(ready)).run_until_signalled()

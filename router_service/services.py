@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from observations.records import CatalogRecord
+from observations.records import CatalogRecord, ContentMode
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
 from policies.quality import QualityBook
@@ -98,6 +98,10 @@ class Services:
         job.caller.tenant.check_model(job.model)
         self.gateway.check(job)
         self.limits.rate(job)
+
+    def content_mode(self, tenant: str) -> ContentMode:
+        """What may be kept of a tenant's calls."""
+        return self.policies.access.tenant(tenant).content_mode
 
     async def start(self) -> None:
         """Start backends, the registry watch and the loader."""

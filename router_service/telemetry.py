@@ -46,6 +46,10 @@ class Telemetry:
         if feedback.outcome is not None and call.served_by:
             self._quality.judge(call.served_by, call.cluster, right=feedback.outcome == "success")
 
+    def refused(self, route: str, code: str) -> None:
+        """A request was turned away before it became a call; it leaves no record."""
+        self._metrics.add("journeyman_errors_total", route, code)
+
     def ended(self, call: CallRecord) -> None:
         """A call ended, one way or another."""
         metrics = self._metrics

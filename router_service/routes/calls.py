@@ -28,6 +28,7 @@ from ..frames import (
 )
 from ..job import Admission, Job, Route, hints_of, job_of
 from ..log import get
+from ..recording import error_code
 from ..services import Services
 from ..wire.answers import DONE, chunk_bytes, completion_bytes, delta_fields, logprobs_of, sse, usage_chunk_bytes
 from ..wire.chat import ChatRequest, RoutingIn, decode_ask, decode_chat
@@ -53,6 +54,7 @@ async def serve_call(services: Services, endpoint: Endpoint, scope: Scope, recei
     """Answer one request, whatever happens."""
     stream = EventStream(send)
     call_id = ""
+    is_admitted = False
     try:
         caller = services.auth.identify(scope["headers"])
         body = await read_body(scope, receive, services.settings.max_body_bytes, services.settings.receive_timeout_s)
@@ -60,10 +62,13 @@ async def serve_call(services: Services, endpoint: Endpoint, scope: Scope, recei
             job = _job(services, endpoint, caller, scope, body)
             call_id = job.call_id
             services.admit(job)
+            is_admitted = True
             await until_gone(_answer(services, job, stream, send), receive)
     except CallerGoneError:
         return
     except Exception as error:  # the edge: everything becomes OpenAI's error body
+        if not is_admitted:
+            services.telemetry.refused(endpoint.route, error_code(error))
         await _fail(error, call_id, endpoint.route, stream, send)
 
 

@@ -9,6 +9,7 @@ from litestar.params import FromPath, SkipValidation
 from registry.catalog import AUTO, Catalog
 from registry.errors import UnknownModelError
 
+from ..exchange import read_body
 from ..plans import plan_view
 from ..services import Services
 from ..wire.chat import decode_feedback
@@ -45,9 +46,11 @@ async def show_plan(request: Request[Any, Any, Any], services: Gateway, any_id: 
 async def take_feedback(request: Request[Any, Any, Any], services: Gateway) -> Response[dict[str, Any]]:
     """What somebody learned about a call later."""
     caller = services.auth.identify(request.scope["headers"])
-    feedback = decode_feedback(await request.body())
+    settings = services.settings
+    body = await read_body(request.scope, request.receive, settings.max_body_bytes, settings.receive_timeout_s)
+    feedback = decode_feedback(body)
     call = await services.book.find(feedback.id, caller)
-    record = services.recorder.feedback(feedback, call, caller.tenant.content_mode)
+    record = services.recorder.feedback(feedback, call, services.content_mode(call.tenant))
     services.telemetry.judged(call, feedback)
     return Response({"id": record.id, "object": "journeyman.feedback", "call_id": record.call_id})
 
