@@ -19,11 +19,13 @@ from pipelines.teacher_gold import gold_answer, wrong_answer
 from pipelines.workload import Workload
 from pipelines.workload_rows import App, Row
 from registry.errors import BadInputError
+from specialists.echo_schema import least_arguments, least_instance
 
 # The format of these answers does not depend on the system prompt, so a changed prompt (documents put in by a
 # retriever, say) still finds its row by the user's words.
 _FREE_TEXT: Final = frozenset({"number", "extractive", "exact", "retrieval", "none"})
 _Z95: Final = 1.6448536269514722
+_FILLING: Final = "unknown"
 
 
 class TeacherConfig(msgspec.Struct, frozen=True):
@@ -146,36 +148,15 @@ def generic_answer(body: Mapping[str, Any]) -> Answer:
     """A harmless answer to an unknown request, in the form that the request demands."""
     schema = ((body.get("response_format") or {}).get("json_schema") or {}).get("schema")
     if schema is not None:
-        return Answer(text=msgspec.json.encode(least_value(schema)).decode())
+        return Answer(text=msgspec.json.encode(least_instance(schema, _FILLING)).decode())
     if (body.get("response_format") or {}).get("type") == "json_object":
         return Answer(text="{}")
     choice, tools = body.get("tool_choice"), body.get("tools") or ()
     if tools and (choice == "required" or isinstance(choice, dict)):
         name = choice["function"]["name"] if isinstance(choice, dict) else tools[0]["function"]["name"]
-        known: dict[str, Any] = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in tools}
-        parameters = known.get(name, {})
-        return Answer(tool_calls=(ToolCall(name, msgspec.json.encode(least_value(parameters)).decode()),))
+        known: dict[str, Any] = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
+        arguments = msgspec.json.encode(least_arguments(known.get(name), _FILLING)).decode()
+        return Answer(tool_calls=(ToolCall(name, arguments),))
     return Answer(
         text="I can help with that. Here is a short answer: it depends on the details, so start with the basics."
-    )
-
-
-def least_value(schema: Mapping[str, Any]) -> Any:
-    """A small value that fits a JSON Schema: the first of an enum, only what an object requires, empty elsewhere."""
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for word in ("anyOf", "oneOf", "allOf"):
-        if schema.get(word):
-            return least_value(schema[word][0])
-    kind = schema.get("type", "object")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        properties = schema.get("properties", {})
-        return {key: least_value(properties.get(key, {"type": "string"})) for key in schema.get("required", ())}
-    if kind == "array":
-        return [least_value(schema.get("items", {"type": "string"}))] * int(schema.get("minItems", 0))
-    return {"string": "unknown", "integer": schema.get("minimum", 0), "number": schema.get("minimum", 0)}.get(
-        kind, False if kind == "boolean" else None
     )

@@ -30,7 +30,7 @@ from registry.errors import BackendTimeoutError, BackendUnavailableError, Stream
 
 from .backend import Health
 from .calls import Call, Completion, Delta, TokenLogprob, ToolCall, ToolCallDelta
-from .echo_schema import least_instance
+from .echo_schema import least_arguments, least_instance
 from .openai_answers import estimate_usage
 
 SLOW_S = 2.0
@@ -135,7 +135,7 @@ def answer(call: Call, behaviour: str) -> Completion:
         return _completion(call, text=None, refusal=REFUSAL)
     tool = _tool_to_call(call, behaviour)
     if tool is not None:
-        arguments = msgspec.json.encode(least_instance(tool.get("parameters") or {}, last_user_text(call))).decode()
+        arguments = msgspec.json.encode(least_arguments(tool.get("parameters"), last_user_text(call))).decode()
         if behaviour == "malformed":
             arguments = arguments[:-1]
         made = ToolCall(id="call_echo_0", name=str(tool.get("name", "")), arguments=arguments)

@@ -27,6 +27,11 @@ def least_instance(schema: Any, text: str = "") -> Any:
     return _Maker(schema, text).make(schema, 0)
 
 
+def least_arguments(parameters: Any, text: str = "") -> Any:
+    """Return small arguments for a tool's parameters: an object, also where they say nothing."""
+    return least_instance({"type": "object", **(parameters or {})}, text)
+
+
 class _Maker:
     def __init__(self, root: Any, text: str) -> None:
         self._root = root

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from pipelines.graders import Answer, ToolCall
-from pipelines.teacher import Teacher, TeacherConfig, least_value
+from pipelines.teacher import Teacher, TeacherConfig
 from pipelines.teacher_server import serve_teacher
 from pipelines.workload import Workload
 from registry.errors import BadInputError, EnvironmentFaultError
@@ -249,23 +249,6 @@ async def test_a_taken_port_is_named(own):
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(BadInputError):
         TeacherConfig(**wrong)
-
-
-def test_the_least_value_fits_its_schema():
-    from jsonschema_rs import validator_for
-
-    schema = {
-        "type": "object",
-        "required": ["a", "b", "c", "d", "e"],
-        "properties": {
-            "a": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-            "b": {"type": "array", "minItems": 2, "items": {"type": "boolean"}},
-            "c": {"type": ["integer", "null"], "minimum": 3},
-            "d": {"const": "x"},
-            "e": {"type": "null"},
-        },
-    }
-    validator_for(schema).validate(least_value(schema))
 
 
 def test_the_command_prints_a_ready_line_and_ends_on_a_signal():

@@ -145,6 +145,12 @@ SCHEMAS = [
 ]
 
 
+async def test_a_tool_without_parameters_is_called_with_an_object(backend):
+    stop = {"type": "function", "function": {"name": "stop"}}
+    [made] = (await backend.complete(ask(tools=(stop,), tool_choice="required"), 1000)).tool_calls
+    assert (made.name, made.arguments) == ("stop", "{}")
+
+
 @pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))
 def test_the_least_instance_is_valid(schema):
     jsonschema_rs.validate(schema, least_instance(schema, "text"))
