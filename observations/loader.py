@@ -29,7 +29,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class LoaderStatus(Struct, frozen=True):
-    """What `loader.json` says, for `/readyz`, metrics and `journeyman doctor`."""
+    """What `loader.json` says, for `/readyz`."""
 
     pid: int
     at_ms: int

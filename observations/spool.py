@@ -46,7 +46,6 @@ class SpoolStats(Struct, frozen=True):
     """Counts since this writer was opened, and the spool's size on disk."""
 
     appended: int
-    appended_bytes: int
     dropped: int
     """Shed because the spool was full."""
     failed: int
@@ -164,7 +163,6 @@ class Spool:
         """Return the counts; cheap."""
         return SpoolStats(
             appended=self._appended,
-            appended_bytes=self._appended_bytes,
             dropped=self._dropped,
             failed=self._failed,
             sync_failures=self._sync_failures,

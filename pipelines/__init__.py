@@ -1,1 +1,1 @@
-"""Offline, restartable work on recorded traffic and workloads."""
+"""Offline work on workloads: reading and making them, sending them as traffic, grading the answers."""

@@ -1,8 +1,8 @@
-"""Who may still spend what: money is reserved before a call and settled after it, by key and tenant, day and month.
+"""Who may still spend what: money is reserved before a call and settled after it, by account, day and month.
 
 An account's spending passes its limit by at most what calls cost beyond their own reservations, which hold the most
-that a call can cost. Windows are UTC days and months. Synchronous and in memory; the caller brings the clock and, at
-start, what was spent before (`charge`).
+that a call can cost. Windows are UTC days and months. Synchronous and in memory: a restart begins every window anew.
+The caller brings the clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One call's way through its chain, as a generator without I/O: attempts out, outcomes in, a conclusion at the end.
 
-Live traffic, shadow and replay drive the same code:
+Whoever carries the attempts out drives it so:
 
     steps = escalate(chain, limits)
     attempt = next(steps)

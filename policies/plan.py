@@ -1,4 +1,4 @@
-"""What a planner is told and what it answers: the seed's contract, as values.
+"""What a planner is told and what it answers: its contract, as values.
 
 Inputs: task features, cluster, latency budget, cost limit, safety level, user tier.
 Outputs: primary model, escalation chain, justification, expected cost range, expected latency p95.

@@ -1,6 +1,6 @@
 """Whether a folder can be a PEFT adapter: its config, its weights, and nothing that would be unpickled.
 
-Looks at names and the config's JSON only. The digest of the content is `registry.manifest`'s business.
+Looks at names and the config's JSON only; never reads the weights.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from .adapter_checks import adapter_problems
 from .catalog import AUTO
 from .entries import BackendEntry, RegistryFile, SpecialistEntry
 from .findings import Finding, Severity, Spot, did_you_mean
-from .stages import SERVING, serves_callers
+from .stages import serves_callers
 from .url_checks import url_problems
 
 LOADS_ADAPTERS = frozenset({"embedded", "vllm"})
@@ -136,7 +136,7 @@ def _serving(subject: Subject) -> None:
     """One short name stands for one serving version; and a backend has room for all its adapters."""
     serving: dict[str, str] = {}
     for index, specialist in enumerate(subject.file.specialists):
-        if specialist.stage not in SERVING:
+        if not serves_callers(specialist.stage):
             continue
         other = serving.setdefault(specialist.name, specialist.id)
         if other != specialist.id:

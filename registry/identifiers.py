@@ -1,6 +1,6 @@
-"""Names and ids: how calls, plans and specialists are called, and how a call's fixed part is digested.
+"""Ids of calls and plans, and digests of what is compared by content.
 
-Knows nothing of time zones, storage or HTTP. Ids sort by the time they were made.
+Knows nothing of storage or HTTP. Ids sort by the time they were made.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What can answer a call: backends, the embedded engine, adapters, classifiers."""
+"""What can answer a call: backends, the embedded engine, adapters, templates."""

@@ -1,6 +1,6 @@
 """A specialist's prompt and answer: rendered from what varies in a call, and read back into what was asked for.
 
-Training writes its examples with the same functions, so that what was learnt is what is asked.
+`prompt_text` and `answer_text` make a training example, so that what is learnt is what is asked.
 The fixed part of a call (system prompt, tools, response format) is not rendered: the fine-tuning taught it.
 
 The text of a tool call is one JSON object, `{"name": ..., "arguments": {...}}`, or a list of them.
