@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from registry.identifiers import UNKNOWN_CLUSTER
+
 ContentMode = Literal["redacted", "hash", "none"]
 AttemptOutcome = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
 CallOutcome = Literal["verified", "unverified", "failed", "cancelled"]
@@ -81,7 +83,7 @@ class CallRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag=
     signature: str = ""
     prompt_hash: str = ""
     """A keyed hash of the messages, equal for equal prompts."""
-    cluster: str = "unknown"
+    cluster: str = UNKNOWN_CLUSTER
     cluster_source: ClusterSource = "none"
     task_type: str = ""
     """The caller's hint, as given."""

@@ -147,9 +147,8 @@ def prompt_tokens(candidate: Candidate, features: TaskFeatures) -> int:
 
 def max_cost_usd(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> float:
     """Return the cost when all of `max_tokens` is used, with the margin on the estimated prompt."""
-    prices = candidate.prices
     prompt = prompt_tokens(candidate, features) * policy.cost_margin
-    return (prompt * prices.input_usd_per_mtok + features.max_tokens * prices.output_usd_per_mtok) / 1e6
+    return candidate.prices.cost_usd(prompt, features.max_tokens)
 
 
 def latency_ms(candidate: Candidate, features: TaskFeatures) -> float:
@@ -159,13 +158,12 @@ def latency_ms(candidate: Candidate, features: TaskFeatures) -> float:
 
 def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> Estimate:
     """Return what picking the candidate is expected to bring."""
-    prices, p50_ms = candidate.prices, latency_ms(candidate, features)
-    prompt_usd = prompt_tokens(candidate, features) * prices.input_usd_per_mtok
+    p50_ms = latency_ms(candidate, features)
     return Estimate(
         candidate=candidate.name,
         quality=candidate.quality,
         p_believed=candidate.p_believed,
-        cost_usd=(prompt_usd + features.expected_output_tokens * prices.output_usd_per_mtok) / 1e6,
+        cost_usd=candidate.prices.cost_usd(prompt_tokens(candidate, features), features.expected_output_tokens),
         max_cost_usd=max_cost_usd(candidate, features, policy),
         latency_p50_ms=p50_ms,
         latency_p95_ms=p50_ms * policy.latency_p95_factor,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from registry.catalog import AUTO
 from registry.entries import Prices, SafetyGrade
 from registry.stages import Stage
 
@@ -129,7 +130,7 @@ class PlanRequest(Struct, frozen=True):
     terms: Terms
     cluster_matched: bool = True
     """False when the classifier answered `unknown`."""
-    asked_for: str = "auto"
+    asked_for: str = AUTO
     """`auto`, or the resolved name of a model or specialist."""
 
 

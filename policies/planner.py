@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from registry.catalog import AUTO
 from registry.errors import NoCandidateError
 
 from .chains import (
@@ -26,8 +27,6 @@ from .chains import (
 from .constraints import Question, dollars, estimate, reject
 from .plan import Candidate, Estimate, Plan, PlanRequest, Rejection
 from .terms import PlannerPolicy
-
-AUTO = "auto"
 
 
 class _Field(Struct):

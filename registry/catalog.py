@@ -13,6 +13,7 @@ from msgspec import Struct, to_builtins
 from .entries import BackendEntry, ModelEntry, RegistryFile, SpecialistEntry
 from .errors import UnknownModelError
 from .identifiers import digest_of
+from .stages import serves_callers
 
 AUTO = "auto"
 
@@ -50,7 +51,7 @@ class Catalog(Struct, frozen=True):
         name = self.file.defaults.aliases.get(name, name)
         if name == AUTO or name in self.models or name in self.specialists:
             return name
-        serving = [s.id for s in self.file.specialists if s.name == name and s.stage in ("canary", "active")]
+        serving = [s.id for s in self.file.specialists if s.name == name and serves_callers(s.stage)]
         if len(serving) == 1:
             return serving[0]
         raise UnknownModelError(f"The model `{name}` does not exist. Known: {', '.join(self.names())}.", param="model")

@@ -62,6 +62,10 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     input_usd_per_mtok: Price = 0.0
     output_usd_per_mtok: Price = 0.0
 
+    def cost_usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Return what so many tokens cost; estimates need not be whole."""
+        return (prompt_tokens * self.input_usd_per_mtok + completion_tokens * self.output_usd_per_mtok) / 1e6
+
 
 class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model that a backend serves."""
