@@ -119,9 +119,6 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, to: int = len(MIGRATIONS))
 
     Raises StorageError when the store is newer than this program.
     """
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER, name VARCHAR, applied_at_ms BIGINT)"
-    )
     found = version_of(connection)
     if found > len(MIGRATIONS):
         raise StorageError(
