@@ -1,7 +1,7 @@
 """Questions to the record: what became of one call.
 
 Blocking, and the first call imports DuckDB: a server asks from a thread. The store is opened for the question only, so
-that the loader gets its turn. Knows nothing of HTTP or of who may ask; `tenant` filters when given.
+that the loader gets its turn. Knows nothing of HTTP or of who may ask.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .store import is_storage_fault, open_reader
 _CALLS = SPEC_OF[CallRecord]
 
 
-def find_call(state: StatePaths, call_id: str, *, tenant: str | None = None, wait_s: float = 5.0) -> CallRecord | None:
+def find_call(state: StatePaths, call_id: str, *, wait_s: float = 5.0) -> CallRecord | None:
     """Return the call, from the spool if it is not loaded yet. Raises StorageError when the store cannot be read."""
     # The spool first: a segment that goes in the meantime is in the store by then.
     found = _find_in_spool(state, call_id)
-    if found is None:
-        rows = _ask(state, "SELECT * FROM slm_observation_raw WHERE id = ? LIMIT 1", [call_id], wait_s)
-        found = _as_call(rows[0]) if rows else None
-    return found if found is None or tenant in (None, found.tenant) else None
+    if found is not None:
+        return found
+    rows = _ask(state, "SELECT * FROM slm_observation_raw WHERE id = ? LIMIT 1", [call_id], wait_s)
+    return _as_call(rows[0]) if rows else None
 
 
 def _find_in_spool(state: StatePaths, call_id: str) -> CallRecord | None:
@@ -45,7 +45,7 @@ def _find_in_spool(state: StatePaths, call_id: str) -> CallRecord | None:
     return None
 
 
-def _ask(state: StatePaths, query: str, parameters: list[Any], wait_s: float = 5.0) -> list[dict[str, Any]]:
+def _ask(state: StatePaths, query: str, parameters: list[Any], wait_s: float) -> list[dict[str, Any]]:
     """Return the rows as dictionaries; none when nothing was ever loaded."""
     try:
         store = open_reader(state, wait_s)
