@@ -27,6 +27,8 @@ class ConnectionLimits(Struct, frozen=True):
     """Time in which a caller must take what waits for it before its connection is given up."""
     linger_s: float = 1.0
     """How long bytes are thrown away after an answer that did not wait for its request's body."""
+    linger_bytes: int = 16 * 1024 * 1024
+    """Most bytes that are thrown away in it."""
     head_bytes: int = 64 * 1024
     """Most bytes of a head, of trailers, or between two pieces of a body."""
     pipelined: int = 16
@@ -42,6 +44,7 @@ class GuardedHttp(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     _idle_bytes = 0
     """Bytes that came since a head or a body last moved on."""
+    _thrown_bytes = 0
     _is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -52,6 +55,7 @@ class GuardedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse. An upgrade to another protocol is passed over, as RFC 9110 allows; uvicorn would drop the body."""
         if self._is_ending:
+            self._throw_away(len(data))
             return
         self._unset_keepalive_if_required()
         self._idle_bytes += len(data)
@@ -191,6 +195,11 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(self.limits.linger_s, self._end)
+
+    def _throw_away(self, count: int) -> None:
+        self._thrown_bytes += count
+        if self._thrown_bytes > self.limits.linger_bytes:
+            self.transport.abort()
 
     def _end(self) -> None:
         """Close; a caller that does not take what is left is not waited for."""
