@@ -18,9 +18,6 @@ from registry.identifiers import call_id_of
 
 from .auth import Caller
 
-_ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(CallRecord)
-
 
 class PlanBook:
     """Bounded memory of recent calls, as the record has them."""
@@ -28,19 +25,18 @@ class PlanBook:
     def __init__(self, paths: StatePaths, kept: int) -> None:
         self._paths = paths
         self._kept = kept
-        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._recent: OrderedDict[str, CallRecord] = OrderedDict()
 
     def keep(self, record: CallRecord) -> None:
-        """Remember a call's decision without its content."""
-        self._recent[record.id] = _ENCODER.encode(record)
+        """Remember a call, as redacted as its record is."""
+        self._recent[record.id] = record
         if len(self._recent) > self._kept:
             self._recent.popitem(last=False)
 
     async def find(self, any_id: str, caller: Caller) -> CallRecord:
         """Return the call of a plan id or call id. Raises NotFoundError, also for another tenant's."""
         call_id = call_id_of(any_id)
-        kept = self._recent.get(call_id)
-        record = _DECODER.decode(kept) if kept is not None else await asyncio.to_thread(self._stored, call_id)
+        record = self._recent.get(call_id) or await asyncio.to_thread(self._stored, call_id)
         if record is None or not (caller.is_operator or record.tenant == caller.tenant.name):
             raise NotFoundError(f"No plan or call with the id `{any_id}`.", param="id")
         return record

@@ -6,7 +6,6 @@ record says so.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import time
 from collections import OrderedDict
@@ -56,7 +55,7 @@ class Recorder:
 
     def hash(self, text: str) -> str:
         """A keyed hash: equal texts match, and nobody without the key can guess them."""
-        return hmac.new(self._hash_key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        return hmac.digest(self._hash_key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def write(self, event: Event) -> bool:
         """Append to the spool. False when it was shed; raises StorageError when it could not be written."""
