@@ -230,7 +230,8 @@ class Gateway:
         self._book.keep(record)
         try:
             self._recorder.remember_signature(run.job, run.job.caller.tenant.content_mode)
-            self._recorder.write(record)
+            if not self._recorder.write(record) and self._require_record:
+                raise StorageError("The spool is full; records are being shed.")
         except StorageError as error:
             _log.error("record lost", call_id=record.id, reason=error.message)
             if self._require_record:

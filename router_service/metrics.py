@@ -5,6 +5,7 @@ The table METRICS is what the README documents and what the dashboards are check
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -72,6 +73,12 @@ class Metrics:
     def set(self, name: str, *labels: str, value: float) -> None:
         """Set a gauge."""
         self._child(name, *labels).set(value)
+
+    def keep_only(self, name: str, labels: Collection[str]) -> None:
+        """Forget the series of a metric with one label whose value is not among these."""
+        for key in [k for k in self._children if k[0] == name and k[1] not in labels]:
+            del self._children[key]
+            self._metrics[name].remove(key[1])
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

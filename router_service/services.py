@@ -134,6 +134,8 @@ class Services:
             trouble.append(f"registry: {status.error}")
         if self._loader is not None and (stuck := self._loader.trouble()):
             trouble.append(f"loader: {stuck}")
+        if self.keys.reload_error is not None:
+            trouble.append(f"keys: {self.keys.reload_error}")
         state = "ready" if not trouble else "degraded"
         if not any(health.ok for health in backends.values()):
             state = "unavailable"
@@ -147,6 +149,8 @@ class Services:
 
     def sample_gauges(self) -> None:
         """Bring the gauges up to date; called when somebody reads them."""
+        for gauge in ("journeyman_backend_up", "journeyman_adapters_ready"):
+            self.metrics.keep_only(gauge, set(self.roster.backends()))
         for name, backend in self.roster.backends().items():
             self.metrics.set("journeyman_backend_up", name, value=float(backend.health().ok))
         for name, adapters in self.roster.adapter_sets().items():

@@ -266,6 +266,22 @@ async def expect_status(site: Site, name: str, wanted: int) -> None:
         await asyncio.sleep(0.1)
 
 
+async def test_a_broken_key_file_keeps_the_keys_and_shows_in_readyz(site: Site) -> None:
+    path = site.gateway.state / "keys.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    try:
+        await asyncio.sleep(1.1)
+        await expect_status(site, "shop", 200)
+        async with aiohttp.ClientSession() as session, session.get(site.gateway.url + "/readyz") as response:
+            report = await response.json()
+        assert report["status"] == "degraded" and report["trouble"][0].startswith("keys: ")
+    finally:
+        path.write_bytes(whole)
+    await asyncio.sleep(1.1)
+    await expect_status(site, "shop", 200)
+
+
 def serve_openly(folder: Path) -> subprocess.CompletedProcess[str]:
     registry = write_registry(folder, REGISTRY)
     command = [sys.executable, "-m", "router_service.cli", "serve", "--registry", str(registry), "--port", "0"]

@@ -157,3 +157,6 @@ async def test_a_call_under_way_is_answered_though_its_model_and_backend_have_go
     await until(lambda: names(live), ["auto", "two"], 1.6)
     assert await asyncio.gather(*asking) == [(200, "slow")] * 3
     assert await post(live) == (200, "two")
+    async with aiohttp.ClientSession() as session, session.get(live.url + "/metrics") as response:
+        up = re.findall(r"^journeyman_backend_up.*$", await response.text(), re.MULTILINE)
+    assert up == ['journeyman_backend_up{backend="other"} 1.0']
