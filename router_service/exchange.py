@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from registry.errors import InvalidRequestError, PayloadTooLargeError
+from registry.errors import InvalidRequestError, PayloadTooLargeError, RateLimitedError
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -25,14 +25,36 @@ class CallerGoneError(Exception):
     """The caller closed the connection before it had the answer."""
 
 
-async def read_body(scope: Mapping[str, Any], receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
-    """Return the body. Raises PayloadTooLargeError before buffering too much, CallerGoneError, InvalidRequestError."""
-    _check_declared_length(scope, max_bytes)
+class Intake:
+    """What bodies may take: each its size and time, and all that are still arriving their memory together."""
+
+    def __init__(self, max_bytes: int, timeout_s: float, room_bytes: int = 256 * 1024 * 1024) -> None:
+        self.max_bytes = max_bytes
+        self.timeout_s = timeout_s
+        self._left_bytes = max(room_bytes, max_bytes)
+
+    def take(self, count: int) -> None:
+        """Count bytes that wait for the rest of their body. Raises RateLimitedError."""
+        if count > self._left_bytes:
+            raise RateLimitedError("Too many large bodies are arriving at once; try again shortly.")
+        self._left_bytes -= count
+
+    def give_back(self, count: int) -> None:
+        """They wait no more."""
+        self._left_bytes += count
+
+
+async def read_body(scope: Mapping[str, Any], receive: Receive, intake: Intake) -> bytes:
+    """Return the body.
+
+    Raises PayloadTooLargeError before buffering too much, CallerGoneError, InvalidRequestError, RateLimitedError.
+    """
+    _check_declared_length(scope, intake.max_bytes)
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _receive_all(receive, max_bytes)
+        async with asyncio.timeout(intake.timeout_s):
+            return await _receive_all(receive, intake)
     except TimeoutError:
-        raise InvalidRequestError(f"The body did not arrive within {timeout_s:g} s.") from None
+        raise InvalidRequestError(f"The body did not arrive within {intake.timeout_s:g} s.") from None
 
 
 def _check_declared_length(scope: Mapping[str, Any], max_bytes: int) -> None:
@@ -43,26 +65,34 @@ def _check_declared_length(scope: Mapping[str, Any], max_bytes: int) -> None:
             raise InvalidRequestError("Compressed request bodies are not accepted.", param="content-encoding")
 
 
-async def _receive_all(receive: Receive, max_bytes: int) -> bytes:
+async def _receive_all(receive: Receive, intake: Intake) -> bytes:
+    piece, more = await _receive(receive)
+    if not more:
+        if len(piece) > intake.max_bytes:
+            raise _too_large(intake.max_bytes)
+        return piece
+    pieces, held = [piece], 0
+    try:
+        intake.take(len(piece))
+        held = len(piece)
+        while more:
+            piece, more = await _receive(receive)
+            if held + len(piece) > intake.max_bytes:
+                raise _too_large(intake.max_bytes)
+            intake.take(len(piece))
+            held += len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        intake.give_back(held)
+
+
+async def _receive(receive: Receive) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there is more."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise CallerGoneError
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-        return body
-    pieces = [message.get("body", b"")]
-    size = len(pieces[0])
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallerGoneError
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-    return b"".join(pieces)
+    return message.get("body", b""), bool(message.get("more_body"))
 
 
 def _too_large(max_bytes: int) -> PayloadTooLargeError:

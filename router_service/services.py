@@ -29,6 +29,7 @@ from registry.watching import watch
 from specialists.backends import BackendContext, make_backend
 
 from .auth import Auth
+from .exchange import Intake
 from .gateway import Gateway, Parts
 from .job import Job
 from .keys import KeyRing
@@ -61,6 +62,7 @@ class Services:
         self.keys = KeyRing.load(self.paths.root / "keys.json", loopback=settings.is_loopback)
         self._refuse_open_door()
         self.auth = Auth(self.keys, self.policies.access)
+        self.intake = Intake(settings.max_body_bytes, settings.receive_timeout_s)
         self.limits = Limits(settings.max_in_flight, self.metrics)
         self.spool = Spool.open(
             self.paths.spool,

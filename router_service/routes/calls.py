@@ -57,7 +57,7 @@ async def serve_call(services: Services, endpoint: Endpoint, scope: Scope, recei
     is_admitted = False
     try:
         caller = services.auth.identify(scope["headers"])
-        body = await read_body(scope, receive, services.settings.max_body_bytes, services.settings.receive_timeout_s)
+        body = await read_body(scope, receive, services.intake)
         with services.limits.place():
             job = _job(services, endpoint, caller, scope, body)
             call_id = job.call_id

@@ -46,9 +46,7 @@ async def show_plan(request: Request[Any, Any, Any], services: Gateway, any_id: 
 async def take_feedback(request: Request[Any, Any, Any], services: Gateway) -> Response[dict[str, Any]]:
     """What somebody learned about a call later."""
     caller = services.auth.identify(request.scope["headers"])
-    settings = services.settings
-    body = await read_body(request.scope, request.receive, settings.max_body_bytes, settings.receive_timeout_s)
-    feedback = decode_feedback(body)
+    feedback = decode_feedback(await read_body(request.scope, request.receive, services.intake))
     call = await services.book.find(feedback.id, caller)
     record = services.recorder.feedback(feedback, call, services.content_mode(call.tenant))
     services.telemetry.judged(call, feedback)

@@ -1,6 +1,7 @@
 """A live gateway under hostile HTTP: it refuses early, in bounded memory and time, and serves the others meanwhile."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import socket
@@ -314,6 +315,24 @@ def test_a_slow_body_has_its_time(gateway: GatewayProcess, path: str) -> None:
         answer = read_all(peer)
         assert status_of(answer) == 400 and b"did not arrive within 2 s" in answer
         assert time.monotonic() - started_s < 5
+
+
+def test_slow_large_bodies_are_bounded_together(gateway: GatewayProcess) -> None:
+    before = rss_bytes(gateway.process.pid)
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {4 * MIB}\r\n\r\n".encode()
+    peers = [connect(gateway.url) for _ in range(120)]
+    try:
+        for peer in peers:
+            with contextlib.suppress(OSError):
+                peer.sendall(head + b" " * (4 * MIB - 1))
+        assert rss_bytes(gateway.process.pid) - before < 400 * MIB
+        assert status_of(exchange(gateway.url, request())) == 200, "a small body needs no room"
+        answers = [status_of(read_all(peer)) for peer in peers]
+        assert answers.count(429) >= 30 and answers.count(400) >= 30
+    finally:
+        for peer in peers:
+            peer.close()
+    assert status_of(exchange(gateway.url, request(chat(metadata={"a": "b" * MIB})))) == 200
 
 
 def test_a_drip_behind_an_answer_does_not_hold_the_connection(gateway: GatewayProcess) -> None:
