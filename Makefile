@@ -60,7 +60,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/python
 	$(PIP) -c requirements.lock "$(TORCH)"
 	@echo "setup 3/4: $$(grep -c '==' requirements.lock) packages"
 	$(PIP) -r requirements.lock
-	$(PIP) --quiet --no-deps -e .
+	$(PIP) -qq --no-deps -e .
 	@touch $@
 
 $(WEIGHTS): | $(INSTALLED)

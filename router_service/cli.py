@@ -57,7 +57,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="journeyman")
 def cli() -> None:
-    """Journeyman: an OpenAI-compatible gateway that turns repetitive calls into small, proven specialists."""
+    """Journeyman: an OpenAI-compatible gateway that plans, checks, escalates, explains and records every call."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

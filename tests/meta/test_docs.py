@@ -21,7 +21,14 @@ from tests.meta.readme_tables import ROOT, metrics_rows, settings_rows
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Rows of the table of settings that other programs read: the workload's folder and the engine's cache.
-NOT_THE_GATEWAYS = ("JOURNEYMAN_DATA", "JOURNEYMAN_CACHE")
+NOT_THE_GATEWAYS = (
+    "JOURNEYMAN_DATA",
+    "JOURNEYMAN_CACHE",
+    "JOURNEYMAN_URL",
+    "JOURNEYMAN_API_KEY",
+    "JOURNEYMAN_TEACHER_URL",
+    "JOURNEYMAN_TEACHER_API_KEY",
+)
 TOP_FOLDERS = (
     "benchmarks", "grafana", "observations", "pipelines", "policies", "registry", "router_service", "specialists",
 )  # fmt: skip
