@@ -175,9 +175,13 @@ class BackendOverloadedError(BackendError):
 
 
 class BreakerOpenError(BackendError):
-    """Not tried: the backend failed too often a moment ago."""
+    """Not tried: the backend failed too often a moment ago; `retry_after_s` says when it is tried again."""
 
     code = "backend_breaker_open"
+
+    def __init__(self, message: str, *, backend: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, backend=backend)
+        self.retry_after_s = retry_after_s
 
 
 class StreamCutError(BackendError):

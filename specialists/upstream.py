@@ -176,7 +176,9 @@ class Caller:
             name = self.entry.name
             wait_s = self._breaker.wait_s(now)
             raise BreakerOpenError(
-                f"backend {name!r} is left alone after failing repeatedly; next try in {wait_s:.1f} s", backend=name
+                f"backend {name!r} is left alone after failing repeatedly; next try in {wait_s:.1f} s",
+                backend=name,
+                retry_after_s=wait_s,
             )
 
     def _judge(self, error: BackendError, clock: CallClock) -> None:
