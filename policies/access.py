@@ -61,6 +61,11 @@ class AccessPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         if twice is not None:
             raise ValueError(f"tenant `{twice}` is listed twice")
 
+    @property
+    def has_budgets(self) -> bool:
+        """Whether any tenant's spending is limited."""
+        return any(budget_limits(tenant) for tenant in (self.default, *self.tenants))
+
     def tenant(self, name: str) -> Tenant:
         """Return the tenant's own terms, or the default ones under its name."""
         listed = next((tenant for tenant in self.tenants if tenant.name == name), None)

@@ -1,8 +1,8 @@
 """Who may still spend what: money is reserved before a call and settled after it, by account, day and month.
 
 An account's spending passes its limit by at most what calls cost beyond their own reservations, which hold the most
-that a call can cost. Windows are UTC days and months. Synchronous and in memory: a restart begins every window anew.
-The caller brings the clock.
+that a call can cost. Windows are UTC days and months. Synchronous and in memory; the caller brings the
+clock and, at start, what was spent before (`charge`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,12 @@ class Ledger:
     def release(self, reservation: Reservation) -> None:
         """Give a reservation back: the call cost nothing."""
         self.settle(reservation, 0.0)
+
+    def charge(self, account: str, amount_usd: float, at_ms: int, now_ms: int) -> None:
+        """Count money that was spent without a reservation: before a restart. Past windows are left out."""
+        for limit in self._limits.get(account, ()):
+            if window_id(limit.window, at_ms) == window_id(limit.window, now_ms):
+                self._purse(account, limit.window, now_ms).spent_usd += max(0.0, amount_usd)
 
     def spent_usd(self, account: str, window: Window, now_ms: int) -> float:
         """Return what the account has spent in the current window; 0 when it has no such limit."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from observations.spending import Spending
 from policies.access import RateLimiter, Tenant, budget_limits
 from policies.budget import Ledger, Reservation
 from registry.errors import RateLimitedError
@@ -41,10 +42,13 @@ class Limits:
 
     def reserve(self, tenant: Tenant, amount_usd: float, now_ms: int) -> Reservation:
         """Set the most that a call can cost aside. Raises BudgetExceededError."""
-        if tenant.name not in self._known:
-            self._known.add(tenant.name)
-            self._ledger.set_limits(tenant.name, budget_limits(tenant))
+        self._know(tenant)
         return self._ledger.reserve(tenant.name, amount_usd, now_ms)
+
+    def remember(self, tenant: Tenant, spent: Spending, now_ms: int) -> None:
+        """Count what was spent before this process started."""
+        self._know(tenant)
+        self._ledger.charge(tenant.name, spent.usd, spent.at_ms, now_ms)
 
     def give_back(self, job: Job, used_tokens: int) -> None:
         """Return what a call was let in with and did not use."""
@@ -53,6 +57,11 @@ class Limits:
     def settle(self, reservation: Reservation, actual_usd: float) -> None:
         """Turn a reservation into what the call cost."""
         self._ledger.settle(reservation, actual_usd)
+
+    def _know(self, tenant: Tenant) -> None:
+        if tenant.name not in self._known:
+            self._known.add(tenant.name)
+            self._ledger.set_limits(tenant.name, budget_limits(tenant))
 
     def _move(self, step: int) -> None:
         self._in_flight += step

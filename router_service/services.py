@@ -11,12 +11,14 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from observations.records import CatalogRecord, ContentMode
+from observations.spending import ask_spending
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
 from policies.quality import QualityBook
@@ -114,6 +116,8 @@ class Services:
             asyncio.create_task(self._keep_probing()),
             asyncio.create_task(self._keep_adapters()),
         ]
+        if self.policies.access.has_budgets:
+            await self._remember_spending()
         if self._loader is not None:
             await self._loader.start()
 
@@ -175,6 +179,18 @@ class Services:
             _log.info("registry in force", digest=status.digest, warnings=list(status.warnings))
         else:
             _log.error("registry edit refused; the last good one stays in force", error=status.error)
+
+    async def _remember_spending(self) -> None:
+        """Charge what this month's calls have cost, so that a restart renews nobody's budget."""
+        now_ms = int(time.time() * 1000)
+        month = datetime.fromtimestamp(now_ms / 1000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        try:
+            spent = await ask_spending(self.paths, int(month.timestamp() * 1000))
+        except StorageError as error:
+            _log.error("budgets start anew", reason=error.message)
+            return
+        for row in spent:
+            self.limits.remember(self.policies.access.tenant(row.tenant), row, now_ms)
 
     def _remember_catalog(self) -> None:
         """Record what may answer from now on, once for each catalog."""

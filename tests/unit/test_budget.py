@@ -100,3 +100,15 @@ def test_calls_that_keep_to_their_reservation_never_pass_the_limit(calls):
     for reservation, actual in held:
         ledger.settle(reservation, actual)
     assert ledger.spent_usd("shop", "day", NOON) <= 1.0 + 1e-9
+
+
+def test_what_was_spent_before_a_restart_counts_in_the_windows_that_still_run():
+    ledger = Ledger({"a": [BudgetLimit(limit_usd=1.0), BudgetLimit(window="month", limit_usd=3.0)]})
+    now = 1_795_262_400_000  # 2026-11-21
+    ledger.charge("a", 0.75, now - 1_000, now)
+    ledger.charge("a", 1.5, now - 3 * 86_400_000, now)
+    ledger.charge("a", 9.0, now - 40 * 86_400_000, now)
+    ledger.charge("nobody", 9.0, now, now)
+    assert ledger.spent_usd("a", "month", now) >= 1.5
+    with pytest.raises(BudgetExceededError):
+        ledger.reserve("a", 1.1, now)
