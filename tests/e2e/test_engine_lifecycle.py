@@ -54,7 +54,7 @@ def test_a_full_engine_answers_503_with_a_wait_and_the_rest_as_usual(tiny: Path)
     served = [body for status, body, _ in answers if status == 200]
     refused = [(body, wait) for status, body, wait in answers if status == 503]
     assert len(served) + len(refused) == 8
-    assert len(served) >= 3  # one runs, two wait
+    assert len(served) >= 2  # two wait; whether one runs already when the last comes is chance
     assert refused
     assert all(body["usage"]["completion_tokens"] == 400 for body in served)
     assert all(int(wait) >= 1 and body["error"]["code"] == "engine_overloaded" for body, wait in refused)
