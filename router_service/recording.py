@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -77,29 +77,39 @@ class Recorder:
         return {"content_mode": mode, "prompt_hash": digest} | self._redacted(job, answer)
 
     def _redacted(self, job: Job, answer: Completion | None) -> dict[str, Any]:
-        session = self._redactor.session()
-        try:
+        def build(session: Session) -> dict[str, Any]:
             fields: dict[str, Any] = {
                 "messages": [_redact_message(session, m) for m in job.varying],
                 "metadata": session.redact_json(job.metadata) if job.metadata else {},
             }
-            if answer is not None:
-                fields |= _redact_answer(session, answer)
-        except RedactionError as error:
-            return self._withhold(job, error.message)
-        except Exception as error:  # fails closed: a fault in here costs the content, never the call
-            return self._withhold(job, type(error).__name__)
-        if missed := residual_scan(msgspec.json.encode(fields).decode(), self._redactor.policy.kinds):
-            return self._withhold(job, f"a second look found {', '.join(missed)}")
+            return fields | (_redact_answer(session, answer) if answer is not None else {})
+
+        session = self._redactor.session()
+        fields = self._cleared(session, build, job.call_id)
+        if fields is None:
+            return {"withheld": _WITHHELD}
         fields["redactions"] = counts = dict(session.counts)
         for kind, count in counts.items():
             self._metrics.add("journeyman_redactions_total", kind, amount=count)
         return fields
 
-    def _withhold(self, job: Job, reason: str) -> dict[str, Any]:
+    def _cleared(
+        self, session: Session, build: Callable[[Session], dict[str, Any]], call_id: str
+    ) -> dict[str, Any] | None:
+        """Redacted fields that passed the second look, or None: a fault in here costs the content, never the call."""
+        try:
+            fields = build(session)
+            missed = residual_scan(msgspec.json.encode(fields).decode(), self._redactor.policy.kinds)
+            reason = f"a second look found {', '.join(missed)}" if missed else ""
+        except RedactionError as error:
+            reason = error.message
+        except Exception as error:
+            reason = type(error).__name__
+        if not reason:
+            return fields
         self._metrics.add("journeyman_records_withheld_total", _WITHHELD)
-        _log.warning("content withheld", call_id=job.call_id, reason=reason)
-        return {"withheld": _WITHHELD}
+        _log.warning("content withheld", call_id=call_id, reason=reason)
+        return None
 
     def clean(self, text: str) -> str:
         """A caller's or backend's words, redacted; empty when they cannot be."""
@@ -126,18 +136,16 @@ class Recorder:
             self._signatures_seen.popitem(last=False)
 
     def _signature_record(self, key: str, job: Job, mode: ContentMode) -> SignatureRecord:
-        fields: dict[str, Any] = {}
-        if mode == "redacted":
-            session = self._redactor.session()
-            try:
-                fields = {
-                    "system": session.redact(job.system).text,
-                    "tools": session.redact_json(list(job.call.tools)) or None,
-                    "response_format": session.redact_json(job.call.response_format),
-                    "tool_names": job.tool_names,
-                }
-            except RedactionError:
-                self._metrics.add("journeyman_records_withheld_total", _WITHHELD)
+        def build(session: Session) -> dict[str, Any]:
+            return {
+                "system": session.redact(job.system).text,
+                "tools": session.redact_json(list(job.call.tools)) or None,
+                "response_format": session.redact_json(job.call.response_format),
+                "tool_names": tuple(session.redact(name).text for name in job.tool_names),
+            }
+
+        keeps = mode == "redacted"
+        fields = (self._cleared(self._redactor.session(), build, job.call_id) if keeps else None) or {}
         return SignatureRecord(
             id=key,
             at_ms=job.at_ms,
@@ -149,12 +157,14 @@ class Recorder:
 
     def feedback(self, request: FeedbackRequest, call: CallRecord, mode: ContentMode) -> FeedbackRecord:
         """Write what somebody learned about a call; its words only where the tenant's content is kept."""
-        session = self._redactor.session()
-        keep = mode == "redacted"
 
-        def clean(text: str | None) -> str | None:
-            return session.redact(text).text if keep and text is not None else None
+        def build(session: Session) -> dict[str, Any]:
+            said = {"source": request.source} | (
+                {"comment": request.comment, "correction": request.correction} if mode == "redacted" else {}
+            )
+            return {name: session.redact(text).text for name, text in said.items() if text is not None}
 
+        words = self._cleared(self._redactor.session(), build, call.id) or {}
         record = FeedbackRecord(
             id="fb_" + new_ulid(),
             call_id=call.id,
@@ -162,9 +172,7 @@ class Recorder:
             tenant=call.tenant,
             outcome=request.outcome,
             score=request.score,
-            comment=clean(request.comment),
-            correction=clean(request.correction),
-            source=session.redact(request.source).text,
+            **words,
         )
         self.write(record)
         return record

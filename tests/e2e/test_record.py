@@ -97,6 +97,8 @@ def test_no_secret_of_any_field_reaches_the_disk(gateway: GatewayProcess, client
                 {"role": "tool", "tool_call_id": "call_1", "content": f"done for {s['email']}"},
                 {"role": "user", "content": f"again, {s['email']}, token {s['key']}"},
             ],
+            tools=[{"type": "function", "function": {"name": f"mail_{s['email']}", "parameters": {"type": "object"}}}],
+            tool_choice="none",
             user=s["email"],
             metadata={"who": s["email"]},
             extra_body={"routing": {"task_type": s["email"]}},
