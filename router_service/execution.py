@@ -71,11 +71,6 @@ class Execution:
         self.attempts: list[AttemptRecord] = []
         self.conclusion: Conclusion | None = None
 
-    @property
-    def cost_usd(self) -> float:
-        """All attempts together."""
-        return sum(a.cost_usd for a in self.attempts)
-
     def served(self) -> tuple[Reply, AttemptRecord]:
         """The reply that the caller gets. Raises what a caller should hear when there is none."""
         assert self.conclusion is not None

@@ -14,7 +14,6 @@ from policies.plan import Candidate, TaskFeatures
 from policies.quality import QualityBook, Speed
 from registry.catalog import Catalog
 from registry.entries import BackendEntry, ModelEntry, Prices, SpecialistEntry, TemplateEntry
-from registry.errors import UnknownModelError
 from specialists.adapters import AdapterSet
 from specialists.backend import Backend, Health
 
@@ -76,10 +75,6 @@ class Roster:
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
-    def backend(self, name: str) -> Backend:
-        """The backend of this name."""
-        return self._backends[name]
-
     def backends(self) -> dict[str, Backend]:
         """Every backend by name."""
         return self._backends
@@ -87,13 +82,6 @@ class Roster:
     def adapter_sets(self) -> dict[str, AdapterSet]:
         """The wanted and loaded adapters of each backend."""
         return self._adapters
-
-    def contender(self, name: str) -> Contender:
-        """The contender of this name."""
-        try:
-            return self.contenders[name]
-        except KeyError:
-            raise UnknownModelError(f"`{name}` has left the registry.", param="model") from None
 
     def candidates(self, cluster: str, now_ms: int) -> list[Candidate]:
         """Every contender as the planner should see it now, for one cluster."""

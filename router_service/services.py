@@ -28,6 +28,7 @@ from registry.catalog import Catalog
 from registry.errors import BackendError, EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
 from registry.watching import watch
+from specialists.backend import Backend
 from specialists.backends import BackendContext, make_backend
 
 from .auth import Auth
@@ -203,13 +204,14 @@ class Services:
 
     async def _keep_probing(self) -> None:
         """Ask every backend once, and those that are down again and again; the first probe starts an engine."""
-        probed: set[int] = set()
+        probed: list[Backend] = []
         while True:
-            for backend in list(self.roster.backends().values()):
-                if id(backend) not in probed or not backend.health().ok:
-                    probed.add(id(backend))
+            present = list(self.roster.backends().values())
+            for backend in present:
+                if backend not in probed or not backend.health().ok:
                     with contextlib.suppress(BackendError):
                         await backend.probe()
+            probed = present
             await asyncio.sleep(_PROBE_INTERVAL_S)
 
     async def _keep_adapters(self) -> None:
