@@ -36,6 +36,7 @@ class Link(Struct, frozen=True, gc=False):
     p_believed: float
     quality: float
     """P(right | believed)."""
+    quality_sd: float = 0.0
 
 
 class ChainLimits(Struct, frozen=True):

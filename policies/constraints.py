@@ -159,14 +159,19 @@ def latency_ms(candidate: Candidate, features: TaskFeatures) -> float:
 def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> Estimate:
     """Return what picking the candidate is expected to bring."""
     p50_ms = latency_ms(candidate, features)
+    cost_usd = candidate.expected_cost_usd
+    if cost_usd is None:
+        cost_usd = candidate.prices.cost_usd(prompt_tokens(candidate, features), features.expected_output_tokens)
     return Estimate(
         candidate=candidate.name,
         quality=candidate.quality,
         p_believed=candidate.p_believed,
-        cost_usd=candidate.prices.cost_usd(prompt_tokens(candidate, features), features.expected_output_tokens),
+        cost_usd=cost_usd,
         max_cost_usd=max_cost_usd(candidate, features, policy),
         latency_p50_ms=p50_ms,
         latency_p95_ms=p50_ms * policy.latency_p95_factor,
+        quality_sd=candidate.quality_sd,
+        evidence=candidate.evidence,
     )
 
 

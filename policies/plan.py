@@ -89,6 +89,12 @@ class Candidate(Struct, frozen=True):
     """Predicted P(its answer passes verification)."""
     quality_if_believed: float | None = None
     """Predicted P(right | its answer passed): what a caller gets. None: taken as `quality`, which is cautious."""
+    quality_sd: float = 0.0
+    """Standard deviation of that belief: what exploration is guided by."""
+    evidence: float = 0.0
+    """Outcomes behind the belief, faded ones counting less."""
+    expected_cost_usd: float | None = None
+    """Learned from its own bills; None: prices times expected tokens."""
     template_signature: str | None = None
     """The signature its template needs; None when it takes calls as they come."""
     uses_template: bool = False
@@ -120,6 +126,15 @@ class Estimate(Struct, frozen=True, gc=False):
     latency_p50_ms: float
     latency_p95_ms: float
     propensity: float = 0.0
+    """P(it goes first): 1 or 0 unless something is being explored."""
+    quality_sd: float = 0.0
+    evidence: float = 0.0
+    chain: tuple[str, ...] = ()
+    """The chain that it would head; empty when it heads none within the limits."""
+    chain_cost_usd: float = 0.0
+    """What that chain costs on average."""
+    value: float = 0.0
+    """What the planner maximises: the chain's quality as far as the SLA asks for it, less lam times its cost."""
 
 
 class PlanRequest(Struct, frozen=True):
@@ -150,6 +165,10 @@ class Plan(Struct, frozen=True):
     terms: Terms
     cluster_id: str
     features: TaskFeatures
+    lam: float = 0.0
+    """The spend ceiling's shadow price, quality per US dollar; 0 when no ceiling binds."""
+    explored: bool = False
+    """True when the primary is not the one of the best value: it was drawn in order to learn about it."""
 
     @property
     def chain(self) -> tuple[str, ...]:

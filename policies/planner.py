@@ -1,7 +1,7 @@
 """Who answers: the least expected cost of the whole chain among those who may, and why, in words and numbers.
 
-The contract is `plan.PlanRequest` in, `plan.Plan` out; the hard limits are `constraints`, the arithmetic is `chains`.
-The choice is deterministic, so the primary's propensity is 1. Knows nothing of backends, clocks or the registry.
+The contract is `plan.PlanRequest` in, `plan.Plan` out; the hard limits are `constraints`, the arithmetic of chains is
+`chains`, the choice among them `selection`. Knows nothing of backends, clocks or the registry.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .chains import (
 )
 from .constraints import Question, dollars, estimate, reject
 from .plan import Candidate, Estimate, Plan, PlanRequest, Rejection
+from .selection import Alternative, Chance, alternative, select
 from .terms import PlannerPolicy
 
 
@@ -36,29 +37,38 @@ class _Field(Struct):
     rejections: list[Rejection]
 
 
+class _Weighed(Struct, frozen=True):
+    """By what the chains were weighed."""
+
+    policy: PlannerPolicy
+    lam: float
+
+
 class _Choice(Struct, frozen=True):
     """The chain, and what must be said about it."""
 
     chain: tuple[Link, ...]
     remark: str = ""
+    explored: bool = False
 
 
-def plan(request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy) -> Plan:
+def plan(
+    request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy, chance: Chance | None = None
+) -> Plan:
     """Return the plan: the least expected cost of the whole chain whose predicted quality meets the tier's SLA.
 
     The frontier, when it may answer at all, is always the last of the chain. When no chain meets the SLA the candidate
     of the best quality goes first, and the justification says so. A caller that names a model gets it, and no chain.
+    With a `chance` the choice is drawn within the policy's exploration share, and obeys the spend ceiling's price.
 
     Raises NoCandidateError, with every candidate's reason in the message, when nobody may answer.
     """
     field = _sorted_out(request, candidates, policy)
     if not field.feasible:
         raise NoCandidateError(_nobody(request, field.rejections))
-    if request.asked_for != AUTO:
-        choice = _Choice((field.feasible[request.asked_for][2],))
-    else:
-        choice = _choose(request, field, policy)
-    return _plan_of(request, field, choice, policy)
+    named = request.asked_for != AUTO
+    choice = _named(field, request.asked_for) if named else _choose(request, field, policy, chance)
+    return _plan_of(request, field, choice, _Weighed(policy, 0.0 if chance is None else chance.lam))
 
 
 def _sorted_out(request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy) -> _Field:
@@ -89,26 +99,70 @@ def _link(candidate: Candidate, expected: Estimate, policy: PlannerPolicy) -> Li
         latency_p95_ms=expected.latency_p95_ms,
         p_believed=candidate.p_believed,
         quality=candidate.quality if believed is None else believed,
+        quality_sd=candidate.quality_sd,
     )
 
 
-def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy) -> _Choice:
-    """The cheapest chain that ends in the last resort; those below the SLA are rejected, unless nobody is above it."""
+def _named(field: _Field, name: str) -> _Choice:
+    candidate, expected, link = field.feasible[name]
+    field.feasible[name] = (candidate, msgspec.structs.replace(expected, propensity=1.0, chain=(name,)), link)
+    return _Choice((link,))
+
+
+def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy, chance: Chance | None) -> _Choice:
+    """Weigh one chain for each candidate that could go first; reject those below the SLA that had no chance."""
+    sla = request.terms.quality_sla
+    alternatives = _alternatives(request, field, policy, 0.0 if chance is None else chance.lam)
+    selection = select(alternatives, sla, policy.learning.exploration_share, chance)
+    chosen = alternatives[selection.index]
+    for one, propensity in zip(alternatives, selection.propensities, strict=True):
+        candidate, expected, link = field.feasible[one.first.name]
+        weighed = msgspec.structs.replace(
+            expected,
+            propensity=propensity,
+            chain=tuple(link.name for link in one.chain),
+            chain_cost_usd=one.cost,
+            value=one.value,
+        )
+        field.feasible[candidate.name] = (candidate, weighed, link)
+    _reject_poor(field, chosen, sla)
+    return _Choice(chosen.chain, _remark(chosen, sla), selection.explored)
+
+
+def _alternatives(request: PlanRequest, field: _Field, policy: PlannerPolicy, lam: float) -> list[Alternative]:
+    """The cheapest chain of all that meets the SLA, and for everybody else the chain that it would head."""
     limits = _limits(request, policy)
+    sla = limits.quality_sla
     last = _last_resort(field)
     others = [link for _, _, link in field.feasible.values() if link is not last]
-    good = [link for link in others if link.quality >= limits.quality_sla]
-    chain = cheapest_chain(good, last, limits)
-    if chain is not None:
-        _reject_poor(field, [link for link in others if link.quality < limits.quality_sla], limits.quality_sla)
-        return _Choice(chain)
-    best = max((last, *others), key=lambda link: link.quality)
-    chain = (best,) if best is last else (best, last)
-    if not affordable(chain, limits):
-        chain = (best,)
-    remark = f"no chain meets the quality of {limits.quality_sla:.2f} that the tier asks for, so the best goes first"
-    _reject_poor(field, [link for link in others if link is not best], limits.quality_sla)
-    return _Choice(chain, remark)
+    cheapest = cheapest_chain([link for link in others if link.quality >= sla], last, limits) or (last,)
+    chains = {cheapest[0].name: cheapest, last.name: (last,)}
+    for link in others:
+        chain = _headed_by(link, last, limits)
+        if chain is not None:
+            chains.setdefault(link.name, chain)
+    needed = policy.learning.under_evaluated_calls
+    return [
+        alternative(chain, sla, lam, unproven=_unproven(field.feasible[name][0], needed))
+        for name, chain in chains.items()
+    ]
+
+
+def _headed_by(link: Link, last: Link, limits: ChainLimits) -> tuple[Link, ...] | None:
+    """The chain with the last resort behind it; alone only where the last resort would not do better anyhow."""
+    if limits.max_escalations > 0 and affordable((link, last), limits):
+        return (link, last)
+    return (link,) if last.quality < min(link.quality, limits.quality_sla) else None
+
+
+def _unproven(candidate: Candidate, needed: float) -> bool:
+    return candidate.kind == "specialist" and candidate.evidence < needed
+
+
+def _remark(chosen: Alternative, quality_sla: float) -> str:
+    if chain_quality(chosen.chain) >= quality_sla:
+        return ""
+    return f"no chain meets the quality of {quality_sla:.2f} that the tier asks for, so the best goes first"
 
 
 def _limits(request: PlanRequest, policy: PlannerPolicy) -> ChainLimits:
@@ -129,19 +183,20 @@ def _last_resort(field: _Field) -> Link:
     return max((link for _, _, link in field.feasible.values()), key=lambda link: (link.quality, -link.cost))
 
 
-def _reject_poor(field: _Field, poor: list[Link], quality_sla: float) -> None:
-    """Move candidates below the SLA to the rejections."""
-    for link in poor:
-        if link.quality < quality_sla:
+def _reject_poor(field: _Field, chosen: Alternative, quality_sla: float) -> None:
+    """Move candidates below the SLA that have neither a chance nor a place in the chain to the rejections."""
+    kept = {link.name for link in chosen.chain}
+    for name, (_, expected, link) in list(field.feasible.items()):
+        if link.quality < quality_sla and expected.propensity == 0.0 and name not in kept:
             reason = f"its predicted quality is {link.quality:.2f}, and {quality_sla:.2f} is asked for"
-            field.rejections.append(Rejection(link.name, "quality", reason))
-            del field.feasible[link.name]
+            field.rejections.append(Rejection(name, "quality", reason))
+            del field.feasible[name]
 
 
-def _plan_of(request: PlanRequest, field: _Field, choice: _Choice, policy: PlannerPolicy) -> Plan:
+def _plan_of(request: PlanRequest, field: _Field, choice: _Choice, weighed: _Weighed) -> Plan:
     chain = choice.chain
     expected = {name: entry[1] for name, entry in field.feasible.items()}
-    primary = expected[chain[0].name] = msgspec.structs.replace(expected[chain[0].name], propensity=1.0)
+    primary = expected[chain[0].name]
     mean_usd = 0.0
     for link in reversed(chain):
         mean_usd = expected[link.name].cost_usd + (1.0 - link.p_believed) * mean_usd
@@ -151,12 +206,14 @@ def _plan_of(request: PlanRequest, field: _Field, choice: _Choice, policy: Plann
         justification=_justify(request, field, choice, mean_usd),
         expected_cost_range=(primary.cost_usd, sum(link.max_cost_usd for link in chain)),
         expected_cost_usd=mean_usd,
-        expected_latency_p95_ms=chain_p95_ms(chain, policy.unlikely_escalation),
+        expected_latency_p95_ms=chain_p95_ms(chain, weighed.policy.unlikely_escalation),
         estimates=tuple(expected.values()),
         rejections=tuple(field.rejections),
         terms=request.terms,
         cluster_id=request.cluster_id,
         features=request.features,
+        lam=weighed.lam,
+        explored=choice.explored,
     )
 
 
@@ -174,6 +231,8 @@ def _justify(request: PlanRequest, field: _Field, choice: _Choice, mean_usd: flo
             f"{last.name} alone; escalates to {' then '.join(link.name for link in choice.chain[1:])} if its answer is "
             f"not believed (expected in {p_escalate(choice.chain):.0%} of calls)."
         )
+    if choice.explored:
+        said += " Not the best on present beliefs: it was drawn to learn how good it is."
     if choice.remark:
         said += f" Predicted quality {chain_quality(choice.chain):.2f}: {choice.remark}."
     return said + _left_out(field.rejections)

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 from registry.entries import SafetyGrade
 from registry.errors import ConfigError, InvalidRequestError
 
+from .learning import ConfidencePolicy, LearningPolicy, SpendPolicy
 from .plan import Hints, Terms
 
 Millis = Annotated[float, Meta(gt=0)]
@@ -91,6 +92,9 @@ class PlannerPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     `unverified`: the gateway is no stricter than that model alone. False: such a call fails."""
     check_truncated_text: bool = False
     """Whether free text cut by `max_tokens` is disbelieved too. JSON and tool calls that are cut always are."""
+    learning: LearningPolicy = field(default_factory=LearningPolicy)
+    spend: SpendPolicy = field(default_factory=SpendPolicy)
+    confidence: ConfidencePolicy = field(default_factory=ConfidencePolicy)
 
     def __post_init__(self) -> None:
         """Raise ValueError, which strict loading turns into a finding, when words of the file do not fit together."""

@@ -1,0 +1,127 @@
+"""Which of the chains to take: the best value, or now and then another one in order to learn about it.
+
+The value of a chain is  sum over its steps of P(the step answers) min(quality of the step, SLA)  -  lam E[cost].
+Quality above the SLA is worth nothing, so with a lam near 0 the best value is the least expected cost among the chains
+that meet the SLA, and the best quality where none does. lam is the multiplier of the spend ceiling's constraint, moved
+by a pacer; nobody sets it by hand.
+
+Exploration. The qualities are drawn `DRAWS` times from their posteriors; each draw votes for the chain that would be
+best if it were true (Thompson, 1933). Votes against the choice of the means are exploration, capped at the policy's
+share; specialists with little evidence get a part of that share even without votes. The chain is drawn from the
+distribution so made, hence its propensities are exact, given the draws. Knows nothing of candidates or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from .chains import Link, expected_cost
+
+DRAWS: Final = 64
+LEAST_LAM: Final = 1e-3
+"""A dollar is never worth nothing: this settles ties on quality by cost."""
+
+Floats = NDArray[np.float64]
+
+
+class Chance(Struct, frozen=True):
+    """What a decision draws from, and the spend ceiling's shadow price (quality per US dollar; 0: none binds)."""
+
+    rng: np.random.Generator
+    lam: float = 0.0
+
+
+class Alternative(Struct, frozen=True, gc=False):
+    """A chain that could be taken, by its first step."""
+
+    chain: tuple[Link, ...]
+    cost: float
+    """Expected US dollars, with what its time is worth."""
+    value: float
+    unproven: bool = False
+    """Its first step is a specialist with too little evidence to be passed over for good."""
+
+    @property
+    def first(self) -> Link:
+        """The primary."""
+        return self.chain[0]
+
+
+class Selection(Struct, frozen=True):
+    """The choice, and how likely each alternative was."""
+
+    index: int
+    propensities: tuple[float, ...]
+    explored: bool
+
+
+def alternative(chain: tuple[Link, ...], quality_sla: float, lam: float, *, unproven: bool = False) -> Alternative:
+    """Return the chain with its value."""
+    cost = expected_cost(chain)
+    worth, reached = 0.0, 1.0
+    for link in chain[:-1]:
+        worth += reached * link.p_believed * min(link.quality, quality_sla)
+        reached *= 1.0 - link.p_believed
+    worth += reached * min(chain[-1].quality, quality_sla)
+    return Alternative(chain, cost, worth - max(lam, LEAST_LAM) * cost, unproven)
+
+
+def select(alternatives: Sequence[Alternative], quality_sla: float, share: float, chance: Chance | None) -> Selection:
+    """Return the alternative to take; `share` is the most that may go to others than the best."""
+    best = max(range(len(alternatives)), key=lambda index: alternatives[index].value)
+    if chance is None or share <= 0.0 or len(alternatives) == 1:
+        return _certain(best, len(alternatives))
+    others = _exploration(alternatives, best, quality_sla, share, chance)
+    spread = float(others.sum())
+    if spread <= 0.0:
+        return _certain(best, len(alternatives))
+    others[best] = 1.0 - spread
+    drawn = min(int(np.searchsorted(np.cumsum(others), chance.rng.random(), side="right")), len(others) - 1)
+    if others[drawn] <= 0.0:  # rounding at the very end of the cumulative sum
+        drawn = best
+    return Selection(drawn, tuple(others.tolist()), drawn != best)
+
+
+def _certain(best: int, count: int) -> Selection:
+    return Selection(best, tuple(1.0 if index == best else 0.0 for index in range(count)), False)
+
+
+def _exploration(
+    alternatives: Sequence[Alternative], best: int, quality_sla: float, share: float, chance: Chance
+) -> Floats:
+    """The probability of each alternative but the best; their sum is at most `share`."""
+    votes = _votes(alternatives, quality_sla, chance)
+    votes[best] = 0.0
+    doubt = float(votes.sum())
+    unproven = np.array([a.unproven and index != best for index, a in enumerate(alternatives)], dtype=np.float64)
+    if not unproven.any():
+        return votes * (min(1.0, share / doubt) if doubt > 0.0 else 0.0)
+    unproven /= unproven.sum()
+    if doubt <= 0.0:
+        return share * unproven
+    return 0.5 * share * (unproven + votes / doubt)
+
+
+def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chance) -> Floats:
+    """The share of draws in which each alternative has the best value. Shape (alternatives,)."""
+    links = {link.name: link for one in alternatives for link in one.chain}
+    place = {name: index for index, name in enumerate(links)}
+    mean = np.array([link.quality for link in links.values()])
+    sd = np.array([link.quality_sd for link in links.values()])
+    served = np.zeros((len(links), len(alternatives)))
+    for column, one in enumerate(alternatives):
+        reached = 1.0
+        for link in one.chain[:-1]:
+            served[place[link.name], column] = reached * link.p_believed
+            reached *= 1.0 - link.p_believed
+        served[place[one.chain[-1].name], column] = reached
+    quality = mean + sd * chance.rng.standard_normal((DRAWS, len(links)))
+    worth = np.clip(quality, 0.0, quality_sla) @ served
+    cost = np.array([one.cost for one in alternatives])
+    winners = np.argmax(worth - max(chance.lam, LEAST_LAM) * cost, axis=1)
+    return np.bincount(winners, minlength=len(alternatives)) / DRAWS
