@@ -18,15 +18,15 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 LEFT_OUT = re.compile(r"^(journeyman|torch|triton|nvidia-.*|cuda-.*)$")
 HEAD = """\
-# Every package of the core, the engine and the tests, at the version that was tested. Made by `make lock`; edit
-# pyproject.toml instead. torch is installed on a line of its own (see the Makefile).
+# Every package of the core, the engine, the pipelines and the tests, at the version that was tested. Made by
+# `make lock`; edit pyproject.toml instead. torch is installed on a line of its own (see the Makefile).
 """
 
 
 def resolved() -> list[tuple[str, str]]:
     """Names and versions as pip would install them into an empty environment."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    done = subprocess.run([*pip, f"{ROOT}[engine,dev]"], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([*pip, f"{ROOT}[engine,pipelines,dev]"], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"pip could not resolve pyproject.toml:\n{done.stderr}")
     found = [item["metadata"] for item in json.loads(done.stdout)["install"]]

@@ -15,7 +15,7 @@ from registry.identifiers import UNKNOWN_CLUSTER
 ContentMode = Literal["redacted", "hash", "none"]
 AttemptOutcome = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
 CallOutcome = Literal["verified", "unverified", "failed", "cancelled"]
-ClusterSource = Literal["signature", "pattern", "keyword", "none"]
+ClusterSource = Literal["signature", "pattern", "keyword", "learned", "none"]
 
 
 class AttemptRecord(Struct, frozen=True, omit_defaults=True):
@@ -39,14 +39,33 @@ class AttemptRecord(Struct, frozen=True, omit_defaults=True):
 
 
 class CandidateRecord(Struct, frozen=True, omit_defaults=True):
-    """A candidate as the planner saw it: figures when it could be picked, else the reason of its rejection."""
+    """A candidate as the planner saw it; with a rejection when it could not be picked.
+
+    What a rejection that another policy could lift was made of is kept as well, so that the decision can be made again.
+    """
 
     name: str
     kind: str = "model"
     quality: float | None = None
+    quality_sd: float = 0.0
+    evidence: float = 0.0
+    p_believed: float = 1.0
+    quality_if_believed: float | None = None
     cost_usd: float | None = None
+    max_cost_usd: float = 0.0
+    latency_p50_ms: float = 0.0
     latency_p95_ms: float | None = None
+    first_token_ms: float = 0.0
+    tokens_per_s: float = 0.0
+    formatting_error_rate: float = 0.0
+    formatting_calls: int = 0
     propensity: float = 0.0
+    """P(it goes first)."""
+    value: float = 0.0
+    """What the planner maximised over `chain`."""
+    chain: tuple[str, ...] = ()
+    """The chain that it would have headed."""
+    chain_cost_usd: float = 0.0
     rejection: str = ""
     rejection_code: str = ""
 
@@ -62,9 +81,12 @@ class PlanRecord(Struct, frozen=True, omit_defaults=True):
     expected_cost_usd: tuple[float, float] = (0.0, 0.0)
     expected_latency_p95_ms: float = 0.0
     inputs: dict[str, Any] = field(default_factory=dict)
-    """task_features, cluster_id, latency_budget_ms, max_cost_usd, safety_level, user_tier."""
+    """task_features, cluster_id, latency_budget_ms, max_cost_usd, safety_level, user_tier, and the caller's hints."""
     catalog_digest: str = ""
     policy_digest: str = ""
+    lam: float = 0.0
+    """The spend ceiling's shadow price, quality per US dollar."""
+    explored: bool = False
 
 
 class CallRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="call"):

@@ -11,6 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ASKED = [
     *PROJECT["dependencies"],
     *PROJECT["optional-dependencies"]["engine"],
+    *PROJECT["optional-dependencies"]["pipelines"],
     *PROJECT["optional-dependencies"]["dev"],
 ]
 
