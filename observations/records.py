@@ -55,8 +55,8 @@ class CandidateRecord(Struct, frozen=True, omit_defaults=True):
     max_cost_usd: float = 0.0
     latency_p50_ms: float = 0.0
     latency_p95_ms: float | None = None
-    first_token_ms: float = 0.0
-    tokens_per_s: float = 0.0
+    first_token_ms: float | None = None
+    tokens_per_s: float | None = None
     formatting_error_rate: float = 0.0
     formatting_calls: int = 0
     propensity: float = 0.0
@@ -81,7 +81,8 @@ class PlanRecord(Struct, frozen=True, omit_defaults=True):
     expected_cost_usd: tuple[float, float] = (0.0, 0.0)
     expected_latency_p95_ms: float = 0.0
     inputs: dict[str, Any] = field(default_factory=dict)
-    """task_features, cluster_id, latency_budget_ms, max_cost_usd, safety_level, user_tier, and the caller's hints."""
+    """task_features, cluster_id, latency_budget_ms, max_cost_usd, safety_level, user_tier, and what those were made of:
+    hints, key_tier, asked_for."""
     catalog_digest: str = ""
     policy_digest: str = ""
     lam: float = 0.0

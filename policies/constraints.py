@@ -126,6 +126,9 @@ CHECKS: Final[tuple[tuple[RejectionCode, Check], ...]] = (
     ("latency", _latency),
 )
 
+POLICY_DEPENDENT: Final[frozenset[RejectionCode]] = frozenset({"safety", "formatting", "cost", "latency", "quality"})
+"""Rejections that another planner.yaml could lift; the others are facts of the call, the registry or the moment."""
+
 SOFT_WHEN_NAMED: Final[frozenset[RejectionCode]] = frozenset({"cluster", "latency"})
 """A caller that names a model has judged for itself whether it suits the task and is fast enough: the deadline still
 ends the call. Everything else holds for named models too."""

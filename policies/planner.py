@@ -113,7 +113,8 @@ def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy, chance: 
     """Weigh one chain for each candidate that could go first; reject those below the SLA that had no chance."""
     sla = request.terms.quality_sla
     alternatives = _alternatives(request, field, policy, 0.0 if chance is None else chance.lam)
-    selection = select(alternatives, sla, policy.learning.exploration_share, chance)
+    share = policy.learning.exploration_share if policy.learning.enabled else 0.0
+    selection = select(alternatives, sla, share, chance)
     chosen = alternatives[selection.index]
     for one, propensity in zip(alternatives, selection.propensities, strict=True):
         candidate, expected, link = field.feasible[one.first.name]

@@ -13,6 +13,7 @@ distribution so made, hence its propensities are exact, given the draws. Knows n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from .chains import Link, expected_cost
+from .learning import LearningPolicy
 
 DRAWS: Final = 64
 LEAST_LAM: Final = 1e-3
@@ -34,6 +36,17 @@ class Chance(Struct, frozen=True):
 
     rng: np.random.Generator
     lam: float = 0.0
+
+
+def chance_for(call_id: str, policy: LearningPolicy, lam: float) -> Chance | None:
+    """Return what the decision on one call draws from: the same draws for the same call, so that it can be replayed.
+
+    None when learning is switched off and no ceiling binds: the choice is then the best value, always.
+    """
+    if not policy.enabled and lam <= 0.0:
+        return None
+    seed = hashlib.blake2b(call_id.encode(), digest_size=16).digest()
+    return Chance(np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little"))), lam)
 
 
 class Alternative(Struct, frozen=True, gc=False):

@@ -12,24 +12,27 @@ from typing import Any
 
 from msgspec import Struct, structs
 
-from observations.records import AttemptRecord, CallRecord
+from observations.records import AttemptRecord, CallRecord, PlanRecord
 from policies.access import tier_for
 from policies.budget import Reservation
-from policies.classify import Classification, Classifier, ClassifyInput
-from policies.plan import Plan, PlanRequest
+from policies.classify import Classifier, ClassifyInput
+from policies.plan import PlanRequest
 from policies.planner import plan
+from policies.selection import chance_for
 from policies.terms import PlannerPolicy, terms_of
 from policies.verify import Verifier
 from registry.errors import StorageError
 from registry.identifiers import UNKNOWN_CLUSTER
 
+from .decision import Decision
 from .execution import Execution, Means, Reply
 from .frames import AnswerFrame, Frame, PlanFrame
 from .job import Job
 from .limits import Limits
 from .log import get
+from .plan_recording import plan_record
 from .plans import PlanBook
-from .recording import Recorder, error_code, plan_record
+from .recording import Recorder, error_code
 from .roster import Roster
 from .telemetry import Telemetry
 
@@ -42,14 +45,6 @@ class Policies(Struct, frozen=True):
     planner: PlannerPolicy
     classifier: Classifier
     digest: str
-
-
-class Decision(Struct, frozen=True):
-    """What was decided before anything was asked."""
-
-    classification: Classification
-    plan: Plan
-    decision_ms: float
 
 
 class Parts(Struct, frozen=True):
@@ -98,7 +93,8 @@ class Gateway:
                 task_type=job.hints.task_type,
             )
         )
-        terms = terms_of(job.hints, self._policies.planner, tier_for(job.caller.tenant, job.hints.user_tier))
+        key_tier = tier_for(job.caller.tenant, job.hints.user_tier)
+        terms = terms_of(job.hints, self._policies.planner, key_tier)
         candidates = self._roster.candidates(seen.cluster, job.at_ms)
         request = PlanRequest(
             features=self._roster.sharpened(job.features, seen.cluster),
@@ -107,10 +103,11 @@ class Gateway:
             terms=terms,
             asked_for=job.model,
         )
-        made = plan(request, candidates, self._policies.planner)
+        chance = chance_for(job.call_id, self._policies.planner.learning, 0.0)
+        made = plan(request, candidates, self._policies.planner, chance)
         decision_ms = (time.perf_counter() - started_s) * 1000.0
         self._telemetry.decided(made, decision_ms)
-        return Decision(seen, made, decision_ms)
+        return Decision(seen, made, tuple(candidates), key_tier, decision_ms)
 
     async def answer(self, job: Job) -> AsyncGenerator[Frame, None]:
         """Answer one job. Every way out leaves a record: answered, failed, or the caller gone."""
@@ -204,7 +201,7 @@ class Gateway:
             cluster_source=decision.classification.source if decision else "none",
             task_type=self._recorder.clean(job.hints.task_type or ""),
             hint_agrees=decision.classification.hint_agrees if decision else None,
-            plan=self._plan_record(job, decision.plan) if decision else None,
+            plan=self._plan_record(job, decision) if decision else None,
             attempts=self._recorder.clean_attempts(attempts),
             served_by=served.candidate if served else "",
             frontier=self._roster.catalog.frontier.model_name,
@@ -220,8 +217,8 @@ class Gateway:
             **content,
         )
 
-    def _plan_record(self, job: Job, made: Plan) -> Any:
-        return plan_record(job, made, self._roster.catalog.digest, self._policies.digest)
+    def _plan_record(self, job: Job, decision: Decision) -> PlanRecord:
+        return plan_record(job, decision, self._roster.catalog.digest, self._policies.digest)
 
     def _settle(self, run: _Run, record: CallRecord) -> None:
         """Everything that must happen once a call's end is known, before its last byte goes out."""

@@ -18,15 +18,12 @@ from msgspec import structs
 from observations.records import (
     AttemptRecord,
     CallRecord,
-    CandidateRecord,
     ContentMode,
     Event,
     FeedbackRecord,
-    PlanRecord,
     SignatureRecord,
 )
 from observations.spool import Spool
-from policies.plan import Plan
 from policies.redaction import Redactor, Session, residual_scan
 from registry.errors import JourneymanError, RedactionError, StorageError
 from registry.identifiers import new_ulid
@@ -176,48 +173,6 @@ class Recorder:
         )
         self.write(record)
         return record
-
-
-def plan_record(job: Job, plan: Plan, catalog_digest: str, policy_digest: str) -> PlanRecord:
-    """The decision as it is stored."""
-    considered = tuple(
-        CandidateRecord(
-            name=e.candidate,
-            quality=e.quality,
-            cost_usd=e.cost_usd,
-            latency_p95_ms=e.latency_p95_ms,
-            propensity=e.propensity,
-        )
-        for e in plan.estimates
-    )
-    rejected = tuple(
-        CandidateRecord(name=r.candidate, rejection=r.reason, rejection_code=r.code) for r in plan.rejections
-    )
-    return PlanRecord(
-        id=job.plan_id,
-        primary=plan.primary_model,
-        escalation_chain=plan.escalation_chain,
-        justification=plan.justification,
-        candidates=considered + rejected,
-        expected_cost_usd=plan.expected_cost_range,
-        expected_latency_p95_ms=plan.expected_latency_p95_ms,
-        inputs=plan_inputs(plan),
-        catalog_digest=catalog_digest,
-        policy_digest=policy_digest,
-    )
-
-
-def plan_inputs(plan: Plan) -> dict[str, Any]:
-    """The six inputs of the planner's contract."""
-    return {
-        "task_features": msgspec.to_builtins(plan.features),
-        "cluster_id": plan.cluster_id,
-        "latency_budget_ms": plan.terms.latency_budget_ms,
-        "max_cost_usd": plan.terms.max_cost_usd,
-        "safety_level": plan.terms.safety_grade,
-        "user_tier": plan.terms.user_tier,
-        "quality_sla": plan.terms.quality_sla,
-    }
 
 
 def error_code(error: BaseException) -> str:
