@@ -7,7 +7,6 @@ factor grows large. Knows nothing of priors or of posteriors.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -41,6 +40,7 @@ class Sums:
         self.moment: Array = np.zeros((arm_rows, HEADS, d))
         self.square: Array = np.zeros((arm_rows, HEADS))
         self.centre: Array = np.zeros((cluster_rows, d))
+        self.calls: Array = np.zeros(cluster_rows)
         self.pairs: Array = np.zeros((cluster_rows, arm_rows, HEADS, PAIR_SUMS))
 
     def scale(self, now_h: float) -> float:
@@ -57,6 +57,7 @@ class Sums:
         self.square[arm, head] += weight * y * y
         if cluster:
             self.centre[cluster] += weighted
+            self.calls[cluster] += weight
             pair = self.pairs[cluster, arm, head]
             pair[0] += weight
             pair[1] += weight * y
@@ -68,8 +69,8 @@ class Sums:
             self._origin_h = now_h
         scale = self.scale(now_h)
         if scale > _RESCALE_ABOVE:
-            for array in (self.design, self.moment, self.square, self.centre, self.pairs):
-                array /= scale
+            for array in (self.design, self.moment, self.square, self.centre, self.calls, self.pairs):
+                np.divide(array, scale, out=array)
             self._origin_h, scale = now_h, 1.0
         return scale
 
@@ -97,28 +98,31 @@ class Sums:
         return row
 
     def _forget_least(self) -> int:
-        row = 1 + int(np.argmin(self.centre[1 : self._max_clusters + 1, 0]))
+        row = 1 + int(np.argmin(self.calls[1 : self._max_clusters + 1]))
         del self.clusters[next(name for name, taken in self.clusters.items() if taken == row)]
         self.centre[row] = 0.0
+        self.calls[row] = 0.0
         self.pairs[row] = 0.0
         return row
 
     def _grow(self, arm_rows: int, cluster_rows: int) -> None:
-        old = (self.design, self.moment, self.square, self.centre, self.pairs)
+        design, moment, square = self.design, self.moment, self.square
+        centre, calls, pairs = self.centre, self.calls, self.pairs
         self._allocate(arm_rows, cluster_rows)
-        arms, clusters = len(old[2]), len(old[3])
-        self.design[:arms], self.moment[:arms], self.square[:arms], self.centre[:clusters] = old[:4]
-        self.pairs[:clusters, :arms] = old[4]
+        arms, clusters = len(square), len(calls)
+        self.design[:arms], self.moment[:arms], self.square[:arms] = design, moment, square
+        self.centre[:clusters], self.calls[:clusters], self.pairs[:clusters, :arms] = centre, calls, pairs
 
-    def keep_only(self, arms: Collection[str]) -> None:
-        """Drop every other arm."""
+    def keep_only(self, arms: Collection[str]) -> list[int]:
+        """Drop every other arm; return the old rows that stayed, in the order of the new ones."""
         kept = [name for name in self.arms if name in arms]
         rows = [0, *(self.arms[name] for name in kept)]
-        if len(rows) == len(self.arms) + 1:
-            return
+        if len(rows) == len(self.arms) + 1 and len(rows) == len(self.square):
+            return rows
         self.design, self.moment, self.square = self.design[rows], self.moment[rows], self.square[rows]
         self.pairs = np.ascontiguousarray(self.pairs[:, rows])
         self.arms = {name: row for row, name in enumerate(kept, start=1)}
+        return rows
 
     def state(self, features: str, now_h: float) -> BanditState:
         """Return the sums as of now, as a value that shares no memory with them."""
@@ -146,16 +150,21 @@ class Sums:
         scale = self.scale(state.now_h)
         arms = _rows(state.arms, self.arm_row)
         clusters = _rows(state.clusters, self.cluster_row)
+        # Above the most clusters the newest took the place of others: what lost its place again is left out.
+        known = np.array([self.clusters.get(name) for name in state.clusters], dtype=np.float64) == clusters
         if state.features == features and state.dimension == self.dimension:
             self.design[arms] += scale * state.design
             self.moment[arms] += scale * state.moment
-            np.add.at(self.centre, clusters, scale * state.centre)
+            self.centre[clusters[known]] += scale * state.centre[known]
         else:
             self.design[arms, :, 0, 0] += scale * state.design[:, :, 0, 0]
             self.moment[arms, :, 0] += scale * state.moment[:, :, 0]
         self.square[arms] += scale * state.square
-        where = (clusters[state.pair_index[:, 0]], arms[state.pair_index[:, 1]])
-        np.add.at(self.pairs, where, scale * state.pairs)
+        fits = known[state.pair_index[:, 0]]
+        cluster_rows, arm_rows = clusters[state.pair_index[fits, 0]], arms[state.pair_index[fits, 1]]
+        added = scale * state.pairs[fits]
+        self.pairs[cluster_rows, arm_rows] += added
+        np.add.at(self.calls, cluster_rows, added[:, :, 0].sum(axis=1))
 
 
 def _by_row(rows: dict[str, int]) -> tuple[str, ...]:
@@ -164,8 +173,3 @@ def _by_row(rows: dict[str, int]) -> tuple[str, ...]:
 
 def _rows(names: Sequence[str], row_of: Callable[[str], int]) -> NDArray[np.intp]:
     return np.array([row_of(name) for name in names], dtype=np.intp)
-
-
-def half_lives_passed(since_h: float, now_h: float, half_life_h: float) -> float:
-    """Return how many half-lives lie between; 0 when nothing is ever forgotten or the clock went back."""
-    return 0.0 if math.isinf(half_life_h) else max(0.0, (now_h - since_h) / half_life_h)

@@ -1,0 +1,210 @@
+"""What each arm is believed to be worth on a call: a Bayesian posterior of quality and an expectation of its use.
+
+Two levels an arm. A linear regression on the call's vector knows kinds of calls in general; a random intercept of each
+(arm, cluster) knows what the arm is worth on just this task:
+
+    y = b_arm . x + u_(arm, cluster) + noise,   b ~ N(b0, noise / ridge),   u ~ N(0, tau^2)
+
+With many outcomes in the cluster the belief is that cluster's mean, with none it is the regression's prediction or the
+registry's eval score, which counts as `prior_calls` outcomes. The intercept is estimated from residuals at the
+cluster's mean vector, so that all sums are additive (empirical Bayes in the manner of Robinson, "That BLUP is a good
+thing", 1991). Outcomes fade by half-life: discounted linear regression (Russac, Vernade, Cappe, "Weighted linear
+bandits for non-stationary environments", 2019). Pure: no I/O, no clock; the caller brings the time in hours, or in
+whatever unit the half-life is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from registry.errors import BadInputError
+
+from .bandit_posterior import Posterior
+from .bandit_state import BanditState
+from .bandit_sums import Sums
+from .learning import LearningPolicy
+
+REWARD: Final = 0
+USAGE: Final = 1
+
+TAU: Final = (0.2, 0.5)
+"""Spread of an arm's clusters around its regression: in quality, and in log amount."""
+USAGE_SEEN_LEAST: Final = 5.0
+"""Fewer (faded) amounts than this of an arm, and nothing is expected of its use."""
+_NOISE_CALLS: Final = 4.0
+"""How many outcomes of the pair the arm's own noise is worth."""
+_MOST_LOG_NOISE: Final = 2.0
+"""Variance of the log amount above which its mean is not raised any further."""
+
+Array = NDArray[np.float64]
+
+
+class Context(Struct, frozen=True, eq=False):
+    """What the bandit sees of a call."""
+
+    vector: NDArray[np.floating]
+    """Shape (d,), first entry 1.0, the rest of about unit length."""
+    cluster: str
+    """Empty: of no known cluster, so only the regression speaks."""
+
+
+class Belief(Struct, frozen=True, gc=False):
+    """What is believed of an arm on a call."""
+
+    mean: float
+    """Predicted P(right), 0 to 1."""
+    sd: float
+    """Of the posterior of that probability."""
+    evidence: float
+    """Faded outcomes of this arm in this cluster; for a call of no cluster, in all."""
+
+
+class Bandit:
+    """Posteriors of many arms over many clusters; `features` names the version of the vector."""
+
+    def __init__(self, policy: LearningPolicy, features: str, dimension: int) -> None:
+        if dimension < 1:
+            raise BadInputError(f"The vector's dimension is {dimension}; it must be at least 1.")
+        self._policy = policy
+        self._features = features
+        self._dimension = dimension
+        self._own = self._empty()
+        self._all = self._own
+        """Own and absorbed sums; the same object as `_own` while nothing was absorbed."""
+        self._posterior = Posterior(self._all, policy.half_life_h, 0.0)
+
+    def _empty(self) -> Sums:
+        return Sums(self._dimension, self._policy.half_life_h)
+
+    def beliefs(
+        self, arms: Sequence[str], context: Context, priors: Sequence[float | None], now_h: float
+    ) -> list[Belief]:
+        """Return one belief an arm; `priors` are the registry's eval scores for this cluster, None where unmeasured."""
+        x = self._vector(context)
+        rows, cluster = self._rows(arms), self._all.clusters.get(context.cluster, 0)
+        self._posterior.keep_fresh(rows, now_h)
+        scale = self._all.scale(now_h)
+        sums = self._all.pairs[cluster, rows, REWARD] / scale
+        at_x = self._posterior.predict(rows, REWARD, x)
+        away = self._from_centre(cluster, x)
+        var_x, var_away, noise = self._posterior.variances(rows, x, away)
+        residual = sums[:, 1] - sums[:, 0] * (at_x - self._posterior.predict(rows, REWARD, away))
+        calls = sums[:, 0]
+        given = np.array([np.nan if prior is None else prior for prior in priors], dtype=np.float64)
+        prior_calls = np.where(np.isnan(given), 0.0, self._policy.prior_calls)
+        pulled = residual + prior_calls * (np.nan_to_num(given) - at_x)
+        spread = var_x + (TAU[REWARD] ** 2 if context.cluster else 0.0)
+        noise = _noise(sums, prior_calls, np.nan_to_num(given), noise)
+        weight = calls + prior_calls
+        share = spread * weight / (spread * weight + noise)
+        mean = at_x + share * pulled / np.maximum(weight, 1e-12)
+        own = share * calls / np.maximum(weight, 1e-12)
+        sd = np.sqrt(spread * (1.0 - share) + own * own * var_away)
+        evidence = calls if context.cluster else self._all.design[rows, REWARD, 0, 0] / scale
+        mean = np.clip(mean, 0.0, 1.0)
+        return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), evidence.tolist(), strict=True)]
+
+    def learn(self, arm: str, context: Context, reward: float, now_h: float, weight: float = 1.0) -> None:
+        """Count an outcome: `reward` 0 to 1; `weight` below 1 for one that is known less surely."""
+        if not 0.0 <= reward <= 1.0:
+            raise BadInputError(f"The reward of {arm} is {reward}; it must lie between 0 and 1.")
+        if self._policy.enabled:
+            self._learn(arm, context, REWARD, (reward, now_h, weight))
+
+    def usage(self, arms: Sequence[str], context: Context, now_h: float) -> list[float | None]:
+        """Return the expected amount of each arm on this call; None where too little was seen."""
+        x = self._vector(context)
+        rows, cluster = self._rows(arms), self._all.clusters.get(context.cluster, 0)
+        scale = self._all.scale(now_h)
+        sums = self._all.pairs[cluster, rows, USAGE] / scale
+        at_x = self._posterior.predict(rows, USAGE, x)
+        at_centre = at_x - self._posterior.predict(rows, USAGE, self._from_centre(cluster, x))
+        noise = np.minimum(self._posterior.noise[rows, USAGE], _MOST_LOG_NOISE)
+        calls = sums[:, 0]
+        mean = at_x + (sums[:, 1] - calls * at_centre) / (calls + noise / TAU[USAGE] ** 2)
+        seen = self._all.design[rows, USAGE, 0, 0] / scale >= USAGE_SEEN_LEAST
+        # The mean of a log-normal amount lies above the exponential of its mean logarithm.
+        amounts = np.exp(np.minimum(mean + noise / 2.0, 700.0))
+        return [amount if known else None for amount, known in zip(amounts.tolist(), seen.tolist(), strict=True)]
+
+    def learn_usage(self, arm: str, context: Context, amount: float, now_h: float) -> None:
+        """Count what a call used: a positive amount, of the same unit for all arms."""
+        if not 0.0 < amount < np.inf:
+            raise BadInputError(f"The amount used by {arm} is {amount}; it must be a positive number.")
+        self._learn(arm, context, USAGE, (float(np.log(amount)), now_h, 1.0))
+
+    def keep_only(self, arms: Collection[str]) -> None:
+        """Forget all other arms: they are retired."""
+        self._posterior.keep_rows(self._all.keep_only(arms))
+        if self._own is not self._all:
+            self._own.keep_only(arms)
+
+    def state(self, now_h: float) -> BanditState:
+        """Return what this router itself has seen, faded to `now_h`."""
+        return self._own.state(self._features, now_h)
+
+    def restore(self, state: BanditState) -> None:
+        """Take a state for this router's own, in place of what it has seen.
+
+        Of a state with other features the outcomes by cluster and the arms' totals are kept, the regressions dropped.
+        """
+        self._own = self._all = self._empty()
+        self._own.include(state, self._features)
+        self._believe(state.now_h)
+
+    def absorb(self, others: Sequence[BanditState], now_h: float) -> None:
+        """Believe other routers too. `others` replace what was absorbed before; `state` never holds them.
+
+        Solves every arm anew, a few tenths of a millisecond each: not on the way of a call.
+        """
+        self._all = self._own
+        if others:
+            self._all = self._empty()
+            for state in (self._own.state(self._features, now_h), *others):
+                self._all.include(state, self._features)
+        self._believe(now_h)
+
+    def _believe(self, now_h: float) -> None:
+        self._posterior = Posterior(self._all, self._policy.half_life_h, now_h)
+
+    def _learn(self, arm: str, context: Context, head: int, outcome: tuple[float, float, float]) -> None:
+        y, now_h, weight = outcome
+        x = self._vector(context)
+        for sums in (self._own,) if self._all is self._own else (self._own, self._all):
+            row, cluster = sums.arm_row(arm), sums.cluster_row(context.cluster)
+            sums.add(row, cluster, x, head, y, weight * sums.weight_of(now_h))
+        self._posterior.learned(row, head, now_h)
+
+    def _from_centre(self, cluster: int, x: Array) -> Array:
+        """x - the cluster's mean vector; zero where none is known."""
+        centre = self._all.centre[cluster]
+        return x - centre / centre[0] if centre[0] > 0.0 else np.zeros_like(x)
+
+    def _rows(self, arms: Sequence[str]) -> NDArray[np.intp]:
+        rows = self._all.arms
+        return np.array([rows.get(arm, 0) for arm in arms], dtype=np.intp)
+
+    def _vector(self, context: Context) -> Array:
+        if context.vector.shape != (self._dimension,):
+            shape = context.vector.shape
+            raise BadInputError(
+                f"The call's vector has shape {shape}; features `{self._features}` have {self._dimension}."
+            )
+        return context.vector.astype(np.float64, copy=False)
+
+
+def _noise(sums: Array, prior_calls: Array, given: Array, noise_of_arm: Array) -> Array:
+    """Variance of one outcome of each pair: its own, the arm's while the pair is new; never above m (1 - m).
+
+    That bound holds for every variable within 0 and 1 (Bhatia and Davis, 2000); m is drawn to 1/2 by one outcome.
+    """
+    calls = sums[:, 0]
+    spread = np.maximum(sums[:, 2] - sums[:, 1] ** 2 / np.maximum(calls, 1e-12), 0.0)
+    own = (_NOISE_CALLS * noise_of_arm + spread) / (_NOISE_CALLS + calls)
+    mean = (sums[:, 1] + prior_calls * given + 0.5) / (calls + prior_calls + 1.0)
+    return np.minimum(own, np.maximum(mean * (1.0 - mean), 1e-6))

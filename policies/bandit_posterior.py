@@ -1,0 +1,114 @@
+"""The regressions' posteriors, solved from the sums as outcomes come in: a few solves a call at the most.
+
+Ridge regression an arm and head, with the ridge in units of outcomes. The solution of an arm is made anew after a
+fiftieth more outcomes (32 at the most), and when a good part of a half-life has passed. Knows nothing of clusters.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bandit_state import HEADS
+from .bandit_sums import Sums
+
+Array = NDArray[np.float64]
+
+INTERCEPT_CALLS: Final = (1.0, 1e-3)
+"""What the prior of the intercept is worth, in outcomes, by head."""
+SLOPE_CALLS: Final = (10.0, 1.0)
+"""What the prior (zero) of every other coefficient is worth."""
+PRIOR_INTERCEPT: Final = (0.5, 0.0)
+_NOISE_PRIOR: Final = (0.25, 0.5)
+_NOISE_CALLS: Final = 2.0
+_NEWS_SHARE: Final = 0.02
+_NEWS_MOST: Final = 32.0
+_STALE_HALF_LIVES: Final = 0.05
+
+
+class Posterior:
+    """Coefficients, their covariance (reward only, in units of the noise) and the noise of every arm's row."""
+
+    def __init__(self, sums: Sums, half_life_h: float, now_h: float) -> None:
+        self._sums = sums
+        self._stale_h = _STALE_HALF_LIVES * half_life_h
+        d = sums.dimension
+        self._penalty = np.full((HEADS, d), np.array(SLOPE_CALLS)[:, None])
+        self._penalty[:, 0] = INTERCEPT_CALLS
+        self._pull = np.zeros((HEADS, d))
+        self._pull[:, 0] = np.array(PRIOR_INTERCEPT) * INTERCEPT_CALLS
+        self._allocate(len(sums.square))
+        for row in sums.arms.values():
+            for head in range(HEADS):
+                self._solve(row, head, now_h)
+
+    def _allocate(self, rows: int) -> None:
+        """Every row starts as the prior."""
+        d = self._sums.dimension
+        self.coefficients: Array = np.repeat((self._pull / self._penalty)[None], rows, axis=0)
+        self.covariance: Array = np.repeat(np.diag(1.0 / self._penalty[0])[None], rows, axis=0).reshape(rows, d, d)
+        self.noise: Array = np.repeat(np.array([_NOISE_PRIOR]), rows, axis=0)
+        self._news: Array = np.zeros((rows, HEADS))
+        self._solved_h: Array = np.full((rows, HEADS), np.inf)
+
+    def learned(self, row: int, head: int, now_h: float) -> None:
+        """An outcome was counted: solve again when enough have come."""
+        if row >= len(self.noise):
+            self._grow(len(self._sums.square))
+        self._news[row, head] += 1.0
+        seen = self._sums.design[row, head, 0, 0] / self._sums.scale(now_h)
+        if self._news[row, head] >= min(_NEWS_MOST, _NEWS_SHARE * seen):
+            self._solve(row, head, now_h)
+
+    def keep_fresh(self, rows: NDArray[np.intp], now_h: float) -> None:
+        """Solve again the one of these rows that waits longest, if it has faded much since."""
+        solved = self._solved_h[rows]
+        if now_h - solved.min() > self._stale_h:
+            place, head = divmod(int(np.argmin(solved)), HEADS)
+            self._solve(int(rows[place]), head, now_h)
+
+    def keep_rows(self, rows: list[int]) -> None:
+        """Follow sums that have dropped all other rows."""
+        self.coefficients, self.covariance = self.coefficients[rows], self.covariance[rows]
+        self.noise, self._news, self._solved_h = self.noise[rows], self._news[rows], self._solved_h[rows]
+
+    def predict(self, rows: NDArray[np.intp], head: int, x: Array) -> Array:
+        """Return b . x of each row."""
+        return np.asarray(self.coefficients[rows, head] @ x)
+
+    def variances(self, rows: NDArray[np.intp], x: Array, away: Array) -> tuple[Array, Array, Array]:
+        """Return the variance of b . x, of b . away, and of one outcome, for each row."""
+        both = np.stack([x, away], axis=1)
+        if 2 * len(rows) > len(self.noise):
+            quadratic = np.einsum("kij,ij->kj", self.covariance @ both, both)[rows]
+        else:
+            quadratic = np.einsum("kij,ij->kj", self.covariance[rows] @ both, both)
+        noise = self.noise[rows, 0]
+        return noise * quadratic[:, 0], noise * quadratic[:, 1], noise
+
+    def _solve(self, row: int, head: int, now_h: float) -> None:
+        scale = self._sums.scale(now_h)
+        design = self._sums.design[row, head] / scale
+        moment = self._sums.moment[row, head] / scale
+        precision = design + np.diag(self._penalty[head])
+        if head == 0:
+            self.covariance[row] = np.linalg.inv(precision)
+            b = self.covariance[row] @ (moment + self._pull[head])
+        else:
+            b = np.linalg.solve(precision, moment + self._pull[head])
+        self.coefficients[row, head] = b
+        unexplained = max(0.0, float(self._sums.square[row, head] / scale - 2.0 * b @ moment + b @ design @ b))
+        calls = _NOISE_CALLS + design[0, 0]
+        self.noise[row, head] = (_NOISE_CALLS * _NOISE_PRIOR[head] + unexplained) / calls
+        self._news[row, head] = 0.0
+        self._solved_h[row, head] = now_h
+
+    def _grow(self, rows: int) -> None:
+        old = (self.coefficients, self.covariance, self.noise, self._news, self._solved_h)
+        count = len(self.noise)
+        self._allocate(rows)
+        new = (self.coefficients, self.covariance, self.noise, self._news, self._solved_h)
+        for target, source in zip(new, old, strict=True):
+            target[:count] = source
