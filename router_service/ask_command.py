@@ -11,6 +11,7 @@ import aiohttp
 import click
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from registry.errors import EnvironmentFaultError, InvalidRequestError, JourneymanError
@@ -114,20 +115,27 @@ def _show_plan(console: Console, plan: dict[str, Any], *, explain: bool) -> None
     console.print(f"[dim]plan[/] [bold]{chain}[/] [dim]cluster[/] {plan['cluster_id']}")
     console.print(f"[dim]{plan['justification']}[/]")
     if explain:
-        console.print(candidates_table(plan["candidates"]))
+        console.print(candidates_table(plan["candidates"], plan["primary"]))
 
 
-def candidates_table(candidates: list[dict[str, Any]]) -> Table:
-    """Each candidate with its figures, or the reason why it lost."""
-    table = Table("candidate", "quality", "expected cost", "p95", "verdict", box=None, header_style="dim")
+def candidates_table(candidates: list[dict[str, Any]], primary: str) -> Table:
+    """Each candidate with its figures, and why it won or lost."""
+    table = Table("candidate", "quality", "chain cost", "p95", "chance", "why", box=None, header_style="dim")
     for row in candidates:
         rejection = row.get("rejection")
         if rejection:
-            table.add_row(row["name"], "", "", "", f"[yellow]{rejection['reason']}[/]")
+            table.add_row(row["name"], "", "", "", "", f"[yellow]{escape(rejection['reason'])}[/]")
             continue
-        picked = "[green]picked[/]" if row["propensity"] > 0 else "in reserve"
-        quality, cost = f"{row['expected_quality']:.2f}", f"${row['expected_cost_usd']:.6f}"
-        table.add_row(row["name"], quality, cost, f"{row['expected_latency_p95_ms']:.0f} ms", picked)
+        spread = f" ± {row['quality_sd']:.2f}" if row["quality_sd"] else ""
+        colour = "green" if row["name"] == primary else "dim"
+        table.add_row(
+            row["name"],
+            f"{row['expected_quality']:.2f}{spread}",
+            f"${row['chain_cost_usd'] or row['expected_cost_usd']:.6f}",
+            f"{row['expected_latency_p95_ms']:.0f} ms",
+            f"{row['propensity']:.0%}",
+            f"[{colour}]{escape(row['verdict'])}[/]",
+        )
     return table
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 from policies.plan import Plan
 from specialists.calls import Completion, Delta
 
+from .candidate_view import of_plan
 from .wire.answers import delta_fields
 
 
@@ -62,25 +63,16 @@ Frame = PlanFrame | AttemptFrame | TokenFrame | AnswerFrame
 def plan_event(frame: PlanFrame) -> dict[str, Any]:
     """The `plan` event: candidates with figures or the reason of rejection, and what was decided."""
     plan = frame.plan
-    candidates = [
-        {
-            "name": e.candidate,
-            "expected_quality": e.quality,
-            "p_believed": e.p_believed,
-            "expected_cost_usd": e.cost_usd,
-            "expected_latency_p95_ms": e.latency_p95_ms,
-            "propensity": e.propensity,
-        }
-        for e in plan.estimates
-    ] + [{"name": r.candidate, "rejection": {"code": r.code, "reason": r.reason}} for r in plan.rejections]
     return {
         "type": "plan",
         "id": frame.id,
         "cluster_id": plan.cluster_id,
-        "candidates": candidates,
+        "candidates": of_plan(plan),
         "primary": plan.primary_model,
         "escalation_chain": list(plan.escalation_chain),
         "justification": plan.justification,
+        "explored": plan.explored,
+        "lam_quality_per_usd": plan.lam,
         "expected_cost_range": list(plan.expected_cost_range),
         "expected_latency_p95_ms": plan.expected_latency_p95_ms,
         "terms": structs.asdict(plan.terms),

@@ -17,6 +17,7 @@ from registry.errors import NotFoundError
 from registry.identifiers import call_id_of
 
 from .auth import Caller
+from .candidate_view import of_record
 
 
 class PlanBook:
@@ -65,7 +66,9 @@ def plan_view(record: CallRecord) -> dict[str, Any]:
         "primary": plan.primary if plan else None,
         "escalation_chain": list(plan.escalation_chain) if plan else [],
         "justification": plan.justification if plan else "",
-        "candidates": [_candidate(c) for c in plan.candidates] if plan else [],
+        "explored": plan.explored if plan else False,
+        "lam_quality_per_usd": plan.lam if plan else 0.0,
+        "candidates": of_record(plan) if plan else [],
         "expected_cost_range": list(plan.expected_cost_usd) if plan else [],
         "expected_latency_p95_ms": plan.expected_latency_p95_ms if plan else None,
         "inputs": plan.inputs if plan else {},
@@ -82,19 +85,4 @@ def plan_view(record: CallRecord) -> dict[str, Any]:
         "saved_usd": record.frontier_cost_usd - record.cost_usd,
         "latency_ms": record.latency_ms,
         "decision_ms": record.decision_ms,
-    }
-
-
-def _candidate(candidate: Any) -> dict[str, Any]:
-    if candidate.rejection:
-        return {
-            "name": candidate.name,
-            "rejection": {"code": candidate.rejection_code, "reason": candidate.rejection},
-        }
-    return {
-        "name": candidate.name,
-        "expected_quality": candidate.quality,
-        "expected_cost_usd": candidate.cost_usd,
-        "expected_latency_p95_ms": candidate.latency_p95_ms,
-        "propensity": candidate.propensity,
     }

@@ -1,0 +1,66 @@
+"""How the candidates of a decision are shown: figures and the reason why each won or lost. Never content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from observations.records import CandidateRecord, PlanRecord
+from policies.explain import Weighing, verdict
+from policies.plan import Estimate, Plan, Rejection
+
+
+def of_plan(plan: Plan) -> list[dict[str, Any]]:
+    """The candidates of a plan that was just made."""
+    by_name = {one.candidate: one for one in plan.estimates}
+    weighed = Weighing(by_name, plan.chain, plan.terms.quality_sla, plan.lam, plan.explored)
+    return _shown(weighed, plan.rejections)
+
+
+def of_record(plan: PlanRecord) -> list[dict[str, Any]]:
+    """The candidates of a plan that was stored."""
+    by_name = {one.name: _estimate(one) for one in plan.candidates if not one.rejection}
+    quality_sla = float(plan.inputs.get("quality_sla", 0.0))
+    weighed = Weighing(by_name, (plan.primary, *plan.escalation_chain), quality_sla, plan.lam, plan.explored)
+    rejected = [Rejection(c.name, c.rejection_code, c.rejection) for c in plan.candidates if c.rejection]  # type: ignore[arg-type]
+    return _shown(weighed, rejected)
+
+
+def _shown(weighed: Weighing, rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
+    considered = [_considered(one, verdict(name, weighed)) for name, one in weighed.estimates.items()]
+    return considered + [{"name": r.candidate, "rejection": {"code": r.code, "reason": r.reason}} for r in rejections]
+
+
+def _considered(one: Estimate, why: str) -> dict[str, Any]:
+    return {
+        "name": one.candidate,
+        "expected_quality": one.quality,
+        "quality_sd": one.quality_sd,
+        "evidence": one.evidence,
+        "p_believed": one.p_believed,
+        "expected_cost_usd": one.cost_usd,
+        "expected_latency_p95_ms": one.latency_p95_ms,
+        "propensity": one.propensity,
+        "chain": list(one.chain),
+        "chain_cost_usd": one.chain_cost_usd,
+        "value": one.value,
+        "verdict": why,
+    }
+
+
+def _estimate(one: CandidateRecord) -> Estimate:
+    return Estimate(
+        candidate=one.name,
+        quality=one.quality or 0.0,
+        p_believed=one.p_believed,
+        cost_usd=one.cost_usd or 0.0,
+        max_cost_usd=one.max_cost_usd,
+        latency_p50_ms=one.latency_p50_ms,
+        latency_p95_ms=one.latency_p95_ms or 0.0,
+        propensity=one.propensity,
+        quality_sd=one.quality_sd,
+        evidence=one.evidence,
+        chain=one.chain,
+        chain_cost_usd=one.chain_cost_usd,
+        value=one.value,
+    )
