@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from pipelines.outcomes import Outcomes
 
-
 _ROUNDING: Final = 1e-12
 
 

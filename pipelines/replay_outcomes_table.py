@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.replay_outcomes_report import BaselineAt, Comparison, CurvePoint, Detail, Gap, OutcomeReport
@@ -53,7 +54,7 @@ def shares_table(report: OutcomeReport) -> Table:
         table.add_column(dollars(detail.budget_usd), justify="right")
     for arm, mean in report.arms.items():
         shares = (f"{detail.shares[arm]:.1%}" for detail in report.details)
-        table.add_row(arm, f"{mean['mean_reward']:.4f}", dollars(mean["mean_cost_usd"]), *shares)
+        table.add_row(escape(arm), f"{mean['mean_reward']:.4f}", dollars(mean["mean_cost_usd"]), *shares)
     return table
 
 
