@@ -35,6 +35,8 @@ class AttemptRecord(Struct, frozen=True, omit_defaults=True):
     first_token_ms: float | None = None
     confidence: float | None = None
     """Sum of the answer's token log-probabilities."""
+    threshold: float | None = None
+    """Least confidence that was believed at that time; None: not checked, or nothing was believed."""
     finish_reason: str = ""
 
 

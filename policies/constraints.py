@@ -85,6 +85,12 @@ def _context(candidate: Candidate, question: Question) -> str | None:
     return f"its context is {candidate.context_len} tokens, and the call needs {prompt} + {most}"
 
 
+def _confidence(candidate: Candidate, _: Question) -> str | None:
+    if candidate.kind != "specialist" or candidate.p_believed > 0.0:
+        return None
+    return "none of its answers may be believed: no confidence threshold keeps its errors below the bound"
+
+
 def _formatting(candidate: Candidate, question: Question) -> str | None:
     """Not for the frontier: there is nobody behind it."""
     policy = question.policy
@@ -122,6 +128,7 @@ CHECKS: Final[tuple[tuple[RejectionCode, Check], ...]] = (
     ("response_format", _response_format),
     ("context", _context),
     ("formatting", _formatting),
+    ("confidence", _confidence),
     ("cost", _cost),
     ("latency", _latency),
 )

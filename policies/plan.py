@@ -25,6 +25,7 @@ RejectionCode = Literal[
     "stage",
     "health",
     "formatting",
+    "confidence",
     "cluster",
     "quality",
     "template",

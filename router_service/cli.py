@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "registry": ("router_service.registry_commands:registry", "Look at registry.yaml and check it."),
     "keys": ("router_service.keys_commands:keys", "Make, list and revoke API keys."),
     "export": ("router_service.export_command:export", "Write recorded calls to Parquet or JSONL."),
+    "replay": ("pipelines.replay_command:replay", "Judge the router on known outcomes, or on the record."),
     "teacher": ("pipelines.cli:teacher", "Serve a workload's gold answers over the OpenAI API."),
     "traffic": ("pipelines.cli:traffic", "Send a workload through a gateway and grade the answers."),
     "workload": ("pipelines.cli:workload", "Generate or list workloads."),

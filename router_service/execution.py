@@ -5,6 +5,7 @@ What to do next is decided by policies.escalation; this module only does it. Kno
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
@@ -13,6 +14,7 @@ from msgspec import Struct, structs
 
 from observations.records import AttemptRecord
 from policies.answers import Answer, AnsweredToolCall
+from policies.contenders import Contender
 from policies.escalation import Attempt, Conclusion, Limits, Outcome, escalate, steps_of
 from policies.plan import Plan
 from policies.verify import Verifier
@@ -25,9 +27,9 @@ from specialists.templates import read_answer, render
 
 from .frames import AttemptFrame, TokenFrame
 from .job import Job
-from .roster import Contender, Roster
+from .roster import Roster
 
-Observe = Callable[[AttemptRecord, str], None]
+Observe = Callable[[AttemptRecord, str, str], None]
 
 
 class Means(Struct, frozen=True):
@@ -36,7 +38,7 @@ class Means(Struct, frozen=True):
     roster: Roster
     verifier: Verifier
     observe: Observe
-    """Told of every attempt that has ended, with its cluster."""
+    """Told of every attempt that has ended, with its cluster and its call's id."""
     serve_unverified: bool = True
 
 
@@ -62,6 +64,7 @@ class Execution:
         self._plan = plan
         self._frontier = means.roster.catalog.frontier.model_name
         self._contenders = means.roster.contenders
+        self._thresholds = {name: means.roster.threshold(self._contenders[name]) for name in plan.chain}
         self._backends = means.roster.backends()
         self._verifier = means.verifier
         self._observe = means.observe
@@ -123,7 +126,7 @@ class Execution:
     def _is_live(self, attempt: Attempt, contender: Contender) -> bool:
         """Whether the caller may see the answer while it comes: only where no check could still take it back."""
         is_last = attempt.candidate == self._plan.chain[-1]
-        return self._job.stream and is_last and self._serve_unverified and contender.threshold is None
+        return self._job.stream and is_last and self._serve_unverified and self._thresholds[contender.name] is None
 
     async def _ask(self, attempt: Attempt) -> AsyncGenerator[TokenFrame, None]:
         contender = self._contenders[attempt.candidate]
@@ -171,7 +174,7 @@ class Execution:
         kind, reason = self._verdict(contender, reply)
         record = self._attempt_record(contender, reply, kind, reason)
         self.attempts.append(record)
-        self._observe(record, self._plan.cluster_id)
+        self._observe(record, self._plan.cluster_id, self._job.call_id)
         if reply.error is not None and reply.streamed and reply.first_token_ms is not None:
             raise reply.error  # the caller has seen a part: nothing else may follow it
         return Outcome(kind=kind, reason=reason, cost_usd=record.cost_usd, latency_ms=reply.latency_ms)
@@ -181,7 +184,8 @@ class Execution:
             return "timed_out", reply.error.message
         if reply.error is not None or reply.completion is None:
             return "failed", reply.error.message if reply.error else "no answer"
-        verdict = self._verifier.verify(_answer(reply.completion), self._job.expectation, contender.threshold)
+        threshold = self._thresholds[contender.name]
+        verdict = self._verifier.verify(_answer(reply.completion), self._job.expectation, threshold)
         return verdict.outcome, verdict.reason
 
     def _attempt_record(self, contender: Contender, reply: Reply, outcome: Any, reason: str) -> AttemptRecord:
@@ -200,6 +204,7 @@ class Execution:
             latency_ms=reply.latency_ms,
             first_token_ms=reply.first_token_ms,
             confidence=_confidence(completion) if completion else None,
+            threshold=_finite(self._thresholds[contender.name]),
             finish_reason=completion.finish_reason if completion else "",
         )
 
@@ -216,7 +221,7 @@ class Execution:
 
 def call_for(contender: Contender, call: Call) -> Call:
     """The call as this contender should be asked it."""
-    needs_logprobs = call.logprobs or contender.threshold is not None
+    needs_logprobs = call.logprobs or contender.threshold is not None or contender.candidate.kind == "specialist"
     call = structs.replace(call, model=contender.upstream, logprobs=needs_logprobs)
     return render(contender.template, call) if contender.template else call
 
@@ -243,6 +248,10 @@ def _answer(completion: Completion) -> Answer:
 
 def _confidence(completion: Completion) -> float | None:
     return sum(t.logprob for t in completion.logprobs) if completion.logprobs else None
+
+
+def _finite(threshold: float | None) -> float | None:
+    return threshold if threshold is not None and math.isfinite(threshold) else None
 
 
 def _finished(attempt: Attempt, outcome: Outcome) -> AttemptFrame:

@@ -18,12 +18,12 @@ from policies.budget import Reservation
 from policies.classify import Classifier, ClassifyInput
 from policies.plan import PlanRequest
 from policies.planner import plan
-from policies.selection import chance_for
 from policies.terms import PlannerPolicy, terms_of
 from policies.verify import Verifier
 from registry.errors import StorageError
 from registry.identifiers import UNKNOWN_CLUSTER
 
+from .beliefs import Beliefs
 from .decision import Decision
 from .execution import Execution, Means, Reply
 from .frames import AnswerFrame, Frame, PlanFrame
@@ -56,6 +56,7 @@ class Parts(Struct, frozen=True):
     telemetry: Telemetry
     book: PlanBook
     limits: Limits
+    beliefs: Beliefs
 
 
 class Gateway:
@@ -75,6 +76,7 @@ class Gateway:
             serve_unverified=parts.policies.planner.serve_unverified,
         )
         self._limits = parts.limits
+        self._beliefs = parts.beliefs
         self._require_record = require_record
 
     def check(self, job: Job) -> None:
@@ -95,16 +97,18 @@ class Gateway:
         )
         key_tier = tier_for(job.caller.tenant, job.hints.user_tier)
         terms = terms_of(job.hints, self._policies.planner, key_tier)
-        candidates = self._roster.candidates(seen.cluster, job.at_ms)
+        features = self._roster.sharpened(job.features, seen.cluster)
+        context = self._beliefs.context(job.text, seen.cluster)
+        candidates = self._roster.candidates(features, context, seen.cluster, job.at_ms)
         request = PlanRequest(
-            features=self._roster.sharpened(job.features, seen.cluster),
+            features=features,
             cluster_id=seen.cluster,
             cluster_matched=seen.source != "none",
             terms=terms,
             asked_for=job.model,
         )
-        chance = chance_for(job.call_id, self._policies.planner.learning, 0.0)
-        made = plan(request, candidates, self._policies.planner, chance)
+        made = plan(request, candidates, self._policies.planner, self._beliefs.chance(job.call_id))
+        self._beliefs.decided(job.call_id, context, made)
         decision_ms = (time.perf_counter() - started_s) * 1000.0
         self._telemetry.decided(made, decision_ms)
         return Decision(seen, made, tuple(candidates), key_tier, decision_ms)

@@ -7,40 +7,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import structs
 
+from policies.bandit import Context
+from policies.conduct import ConductBook, Speed
+from policies.confidence_book import ACCEPT_NOTHING
+from policies.constraints import prompt_tokens
+from policies.contenders import Contender, contenders_of
 from policies.plan import Candidate, TaskFeatures
-from policies.quality import QualityBook, Speed
 from registry.catalog import Catalog
-from registry.entries import BackendEntry, ModelEntry, Prices, SpecialistEntry, TemplateEntry
+from registry.entries import BackendEntry, SpecialistEntry
 from specialists.adapters import AdapterSet
 from specialists.backend import Backend, Health
 
+from .beliefs import Beliefs
+
+UNMEASURED_FRONTIER: Final = 0.95
+"""P(right) of the frontier where nobody has measured it: it is what the others are measured by."""
+
 MakeBackend = Callable[[BackendEntry], Backend]
-
-
-class Contender(Struct, frozen=True):
-    """What is fixed about a candidate under one catalog."""
-
-    name: str
-    upstream: str
-    backend: str
-    prices: Prices
-    scores: dict[str, float]
-    """Cluster or `*` to measured quality."""
-    candidate: Candidate
-    template: TemplateEntry | None = None
-    threshold: float | None = None
-    """Least sum of log-probabilities that is believed."""
 
 
 class Roster:
     """Contenders and backends of the current catalog."""
 
-    def __init__(self, catalog: Catalog, make_backend: MakeBackend, quality: QualityBook) -> None:
+    def __init__(self, catalog: Catalog, make_backend: MakeBackend, conduct: ConductBook, beliefs: Beliefs) -> None:
         self._make_backend = make_backend
-        self._quality = quality
+        self._conduct = conduct
+        self._beliefs = beliefs
         self._backends: dict[str, Backend] = {}
         self._adapters: dict[str, AdapterSet] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -52,7 +48,8 @@ class Roster:
         kept = {n: b for n, b in before.items() if catalog.backends.get(n) == b.entry}
         self._backends = {name: kept.get(name) or self._make_backend(entry) for name, entry in catalog.backends.items()}
         self.catalog = catalog
-        self.contenders = {c.name: c for c in _contenders(catalog)}
+        file = catalog.file
+        self.contenders = {c.name: c for c in contenders_of(file.models, file.specialists, file.defaults.frontier)}
         self._adapters = {name: self._adapter_set(name, catalog) for name in self._backends}
         for name, backend in before.items():
             if name not in kept:
@@ -83,26 +80,58 @@ class Roster:
         """The wanted and loaded adapters of each backend."""
         return self._adapters
 
-    def candidates(self, cluster: str, now_ms: int) -> list[Candidate]:
-        """Every contender as the planner should see it now, for one cluster."""
+    def candidates(self, features: TaskFeatures, context: Context, cluster: str, now_ms: int) -> list[Candidate]:
+        """Every contender as the planner should see it now, for one call."""
         health = {name: backend.health() for name, backend in self._backends.items()}
-        return [self._live(c, cluster, health[c.backend], now_ms) for c in self.contenders.values()]
+        contenders = list(self.contenders.values())
+        names = [contender.name for contender in contenders]
+        qualities = self._beliefs.qualities(names, context, [self._prior(c, cluster) for c in contenders])
+        lengths = self._beliefs.output_tokens(names, context)
+        return [
+            structs.replace(
+                self._live(contender, cluster, health[contender.backend], now_ms),
+                quality=belief.mean,
+                quality_sd=belief.sd,
+                evidence=max(belief.evidence, self._conduct.trials(contender.name, cluster)),
+                expected_cost_usd=_expected_cost(contender.candidate, features, length),
+            )
+            for contender, belief, length in zip(contenders, qualities, lengths, strict=True)
+        ]
+
+    def _prior(self, contender: Contender, cluster: str) -> float | None:
+        """What is known before any traffic: the calibration's word, else the registry's; None: unmeasured."""
+        calibration = self._beliefs.confidence.calibration(contender.name)
+        if calibration is not None and calibration.quality_if_believed is not None:
+            return calibration.quality_if_believed
+        unmeasured = UNMEASURED_FRONTIER if contender.candidate.is_frontier else None
+        return contender.scores.get(cluster, contender.scores.get("*", unmeasured))
+
+    def threshold(self, contender: Contender) -> float | None:
+        """The least confidence that is believed now; None: confidence is not checked."""
+        if contender.candidate.kind != "specialist":
+            return contender.threshold
+        return self._beliefs.confidence.threshold(contender.name, contender.threshold)
+
+    def _p_believed(self, contender: Contender, cluster: str) -> float:
+        if self.threshold(contender) == ACCEPT_NOTHING:
+            return 0.0
+        calibration = self._beliefs.confidence.calibration(contender.name)
+        prior = None if calibration is None else calibration.p_believed
+        return self._conduct.p_believed(contender.name, cluster, prior)
 
     def _live(self, contender: Contender, cluster: str, health: Health, now_ms: int) -> Candidate:
         fixed = contender.candidate
         healthy, reason = health.ok, health.reason
         if healthy and fixed.kind == "specialist" and not self._adapters[contender.backend].ready(fixed.name):
             healthy, reason = False, "its adapter is not loaded yet"
-        prior = contender.scores.get(cluster, contender.scores.get("*", 0.95 if fixed.is_frontier else None))
-        rate, calls = self._quality.formatting(fixed.name, now_ms)
+        rate, calls = self._conduct.formatting(fixed.name, now_ms)
         known = Speed(fixed.first_token_ms, fixed.tokens_per_s)
-        speed = self._quality.speed(fixed.name, known, now_ms) or known
+        speed = self._conduct.speed(fixed.name, known, now_ms) or known
         return structs.replace(
             fixed,
             first_token_ms=speed.first_token_ms,
             tokens_per_s=speed.tokens_per_s,
-            quality=self._quality.quality(fixed.name, cluster, prior),
-            p_believed=self._quality.p_believed(fixed.name, cluster),
+            p_believed=self._p_believed(contender, cluster),
             healthy=healthy,
             health_reason=reason,
             formatting_error_rate=rate,
@@ -111,7 +140,7 @@ class Roster:
 
     def sharpened(self, features: TaskFeatures, cluster: str) -> TaskFeatures:
         """The features with the length that answers in this cluster usually have, once that is known."""
-        usual = self._quality.output_tokens(self.catalog.frontier.model_name, cluster)
+        usual = self._conduct.output_tokens(self.catalog.frontier.model_name, cluster)
         if usual is None:
             return features
         return structs.replace(features, expected_output_tokens=min(usual, features.max_tokens))
@@ -121,68 +150,13 @@ class Roster:
         await asyncio.gather(*(backend.close() for backend in self._backends.values()), *self._retired)
 
 
+def _expected_cost(candidate: Candidate, features: TaskFeatures, output_tokens: float | None) -> float | None:
+    """What its usual length costs; None while that is not known."""
+    if output_tokens is None:
+        return None
+    length = min(output_tokens, float(features.max_tokens))
+    return candidate.prices.cost_usd(prompt_tokens(candidate, features), length)
+
+
 def _loads(specialist: SpecialistEntry) -> bool:
     return specialist.stage not in ("candidate", "deprecated")
-
-
-def _contenders(catalog: Catalog) -> list[Contender]:
-    frontier = catalog.file.defaults.frontier
-    models = [_of_model(m, is_frontier=m.model_name == frontier) for m in catalog.file.models]
-    return models + [_of_specialist(s, catalog.base_of(s)) for s in catalog.file.specialists]
-
-
-def _of_model(entry: ModelEntry, *, is_frontier: bool) -> Contender:
-    return Contender(
-        name=entry.model_name,
-        upstream=entry.upstream_name or entry.model_name,
-        backend=entry.backend,
-        prices=entry.prices,
-        scores=entry.eval_scores,
-        candidate=Candidate(
-            name=entry.model_name,
-            kind="model",
-            backend=entry.backend,
-            stage="active",
-            safety_grade=entry.safety_grade,
-            context_len=entry.context_len,
-            prices=entry.prices,
-            clusters=entry.supported_clusters,
-            tools=entry.tools,
-            response_formats=entry.response_formats,
-            first_token_ms=entry.first_token_ms,
-            tokens_per_s=entry.max_tokens_per_s,
-            quality=0.0,
-            is_frontier=is_frontier,
-        ),
-    )
-
-
-def _of_specialist(entry: SpecialistEntry, base: ModelEntry) -> Contender:
-    template = entry.template
-    prices = entry.prices or base.prices
-    return Contender(
-        name=entry.id,
-        upstream=entry.id,
-        backend=base.backend,
-        prices=prices,
-        scores=entry.eval_scores,
-        template=template,
-        threshold=entry.confidence_threshold,
-        candidate=Candidate(
-            name=entry.id,
-            kind="specialist",
-            backend=base.backend,
-            stage=entry.stage,
-            safety_grade=entry.safety_grade or base.safety_grade,
-            context_len=base.context_len,
-            prices=prices,
-            clusters=entry.clusters,
-            tools=template is not None or base.tools,
-            response_formats=template is not None or base.response_formats,
-            first_token_ms=base.first_token_ms,
-            tokens_per_s=base.max_tokens_per_s,
-            quality=0.0,
-            template_signature=template.signature if template else None,
-            uses_template=template is not None,
-        ),
-    )

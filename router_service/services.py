@@ -21,7 +21,7 @@ from observations.records import CatalogRecord, ContentMode
 from observations.spending import ask_spending
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
-from policies.quality import QualityBook
+from policies.conduct import ConductBook
 from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
 from registry.catalog import Catalog
@@ -30,8 +30,10 @@ from registry.loading import CatalogHolder, ReloadStatus
 from registry.watching import watch
 from specialists.backend import Backend
 from specialists.backends import BackendContext, make_backend
+from specialists.embedder import hashing_embedder
 
 from .auth import Auth
+from .beliefs import Beliefs
 from .exchange import Intake
 from .gateway import Gateway, Parts
 from .job import Job
@@ -46,8 +48,10 @@ from .recording import Recorder
 from .roster import Roster
 from .settings import Settings
 from .telemetry import Telemetry
+from .vectors import TextVectors
 
 _log = get("services")
+VECTOR_DIMENSION = 31
 _ADAPTER_INTERVAL_S = 1.0
 _PROBE_INTERVAL_S = 5.0
 
@@ -74,10 +78,11 @@ class Services:
         self.recorder = Recorder(
             self.spool, warm_redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
         )
-        quality = QualityBook()
-        self.telemetry = Telemetry(self.metrics, quality)
+        conduct = ConductBook()
+        self.beliefs = Beliefs(self.policies.decisions.planner, TextVectors(hashing_embedder(VECTOR_DIMENSION)))
+        self.telemetry = Telemetry(self.metrics, conduct, self.beliefs)
         context = BackendContext(state=self.paths.root, environment=environment)
-        self.roster = Roster(self.holder.catalog, lambda entry: make_backend(entry, context), quality)
+        self.roster = Roster(self.holder.catalog, lambda entry: make_backend(entry, context), conduct, self.beliefs)
         self.book = PlanBook(self.paths, settings.plans_kept)
         self.gateway = Gateway(
             Parts(
@@ -87,6 +92,7 @@ class Services:
                 telemetry=self.telemetry,
                 book=self.book,
                 limits=self.limits,
+                beliefs=self.beliefs,
             ),
             require_record=settings.require_record,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from observations.records import AttemptRecord, CallRecord
+from policies.conduct import ConductBook
 from policies.plan import Plan
-from policies.quality import QualityBook
 
+from .beliefs import Beliefs
 from .metrics import Metrics
 from .wire.chat import FeedbackRequest
 
@@ -15,9 +16,10 @@ from .wire.chat import FeedbackRequest
 class Telemetry:
     """One for each process."""
 
-    def __init__(self, metrics: Metrics, quality: QualityBook) -> None:
+    def __init__(self, metrics: Metrics, conduct: ConductBook, beliefs: Beliefs) -> None:
         self._metrics = metrics
-        self._quality = quality
+        self._conduct = conduct
+        self._beliefs = beliefs
 
     def decided(self, plan: Plan, decision_ms: float) -> None:
         """A plan was made."""
@@ -26,7 +28,7 @@ class Telemetry:
             if rejection.code != "not_asked_for":
                 self._metrics.add("journeyman_rejections_total", rejection.candidate, rejection.code)
 
-    def attempted(self, attempt: AttemptRecord, cluster: str) -> None:
+    def attempted(self, attempt: AttemptRecord, cluster: str, call_id: str) -> None:
         """An attempt ended."""
         metrics = self._metrics
         metrics.add("journeyman_attempts_total", attempt.candidate, attempt.outcome)
@@ -34,17 +36,17 @@ class Telemetry:
         metrics.add("journeyman_tokens_total", attempt.candidate, "prompt", amount=attempt.prompt_tokens)
         metrics.add("journeyman_tokens_total", attempt.candidate, "completion", amount=attempt.completion_tokens)
         now_ms = int(time.time() * 1000)
-        self._quality.observe(attempt.candidate, cluster, attempt.outcome, now_ms, attempt.completion_tokens)
+        self._conduct.observe(attempt.candidate, cluster, attempt.outcome, now_ms, attempt.completion_tokens)
         if attempt.outcome not in ("failed", "timed_out"):
-            self._quality.observe_speed(
+            self._conduct.observe_speed(
                 attempt.candidate, attempt.first_token_ms, attempt.latency_ms, attempt.completion_tokens, now_ms
             )
+        self._beliefs.attempted(call_id, attempt)
 
     def judged(self, call: CallRecord, feedback: FeedbackRequest) -> None:
         """Somebody said how good an answer was."""
         self._metrics.add("journeyman_feedback_total", feedback.outcome or "none")
-        if feedback.outcome is not None and call.served_by:
-            self._quality.judge(call.served_by, call.cluster, right=feedback.outcome == "success")
+        self._beliefs.judged(call, feedback)
 
     def refused(self, route: str, code: str) -> None:
         """A request was turned away before it became a call; it leaves no record."""
@@ -52,6 +54,7 @@ class Telemetry:
 
     def ended(self, call: CallRecord) -> None:
         """A call ended, one way or another."""
+        self._beliefs.ended(call)
         metrics = self._metrics
         served_by = call.served_by or "none"
         metrics.add("journeyman_calls_total", call.route, call.cluster, served_by, call.outcome)

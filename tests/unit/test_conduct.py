@@ -1,22 +1,21 @@
 import pytest
 
-from policies.quality import UNMEASURED_QUALITY, QualityBook, Speed
+from policies.conduct import ConductBook, Speed
 
 MINUTE = 60_000
 NOW = 1_795_262_400_000
 
 
 def test_a_stranger_is_known_by_its_prior():
-    book = QualityBook()
-    assert book.quality("a", "c", 0.9) == 0.9
-    assert book.quality("a", "c", None) == UNMEASURED_QUALITY
+    book = ConductBook()
+    assert book.trials("a", "c") == 0.0
     assert book.p_believed("a", "c", 0.7) == 0.7
     assert book.formatting("a", NOW) == (0.0, 0)
     assert book.speed("a") is None
 
 
 def test_belief_moves_from_the_prior_to_what_is_seen():
-    book = QualityBook()
+    book = ConductBook()
     for n in range(20):
         book.observe("a", "c", "verified" if n % 2 else "unsure", NOW)
     assert book.p_believed("a", "c", 0.9) == pytest.approx(0.7, abs=0.01)
@@ -27,16 +26,15 @@ def test_belief_moves_from_the_prior_to_what_is_seen():
 
 
 def test_old_evidence_fades():
-    book = QualityBook()
-    for _ in range(1000):
-        book.judge("a", "c", right=True)
-    for _ in range(500):
-        book.judge("a", "c", right=False)
-    assert book.quality("a", "c", 0.5) < 0.4, "of 1,500 judgements two thirds were right, the latest third was not"
+    book = ConductBook()
+    for n in range(1500):
+        book.observe("a", "c", "verified" if n < 1000 else "unsure", NOW)
+    assert book.p_believed("a", "c", 0.5) < 0.4, "of 1,500 answers two thirds were believed, the latest third was not"
+    assert 400 < book.trials("a", "c") < 500
 
 
 def test_an_outage_says_nothing_about_answers():
-    book = QualityBook()
+    book = ConductBook()
     for _ in range(100):
         book.observe("a", "c", "failed", NOW)
         book.observe("a", "c", "timed_out", NOW)
@@ -45,7 +43,7 @@ def test_an_outage_says_nothing_about_answers():
 
 
 def test_formatting_is_that_of_the_last_hour():
-    book = QualityBook()
+    book = ConductBook()
     for n in range(10):
         book.observe("a", "c", "malformed" if n < 4 else "verified", NOW)
     assert book.formatting("a", NOW) == (0.4, 10)
@@ -60,7 +58,7 @@ def test_formatting_is_that_of_the_last_hour():
 
 
 def test_speed_follows_what_is_measured_and_returns_to_the_prior_in_silence():
-    book, prior = QualityBook(), Speed(300.0, 50.0)
+    book, prior = ConductBook(), Speed(300.0, 50.0)
     book.observe_speed("a", 1000.0, 3000.0, 20, NOW)
     measured = book.speed("a", prior, NOW)
     assert (measured.first_token_ms, measured.tokens_per_s) == pytest.approx((1000.0, 10.0))
@@ -73,7 +71,7 @@ def test_speed_follows_what_is_measured_and_returns_to_the_prior_in_silence():
 
 
 def test_whole_answers_tell_the_total_time():
-    book = QualityBook()
+    book = ConductBook()
     book.observe_speed("a", None, 2000.0, 20, NOW)
     speed = book.speed("a")
     assert speed.first_token_ms + 20 * 1000.0 / speed.tokens_per_s == pytest.approx(2000.0)
@@ -84,14 +82,14 @@ def test_whole_answers_tell_the_total_time():
 
 
 def test_answer_lengths_are_remembered():
-    book = QualityBook()
+    book = ConductBook()
     assert book.output_tokens("a", "c") is None
     book.observe("a", "c", "verified", NOW, output_tokens=12)
     assert book.output_tokens("a", "c") == 12
 
 
 def test_memory_is_bounded_and_what_was_used_last_stays():
-    book = QualityBook(max_candidates=2, max_beliefs=2)
+    book = ConductBook(max_candidates=2, max_beliefs=2)
     for name in ("a", "b", "c"):
         book.observe(name, "x", "malformed", NOW)
     assert book.formatting("a", NOW) == (0.0, 0)

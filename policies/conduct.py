@@ -1,9 +1,9 @@
-"""What is known of each candidate from its own traffic: belief, quality, formatting, speed. In memory, O(1) an update.
+"""How each candidate conducts itself lately: belief, formatting, speed, length. In memory, O(1) an update.
 
 Beliefs are Beta posteriors for a (candidate, cluster): a prior worth `PRIOR_CALLS` calls, then counts that fade so that
 the last `MEMORY_CALLS` or so speak. Speeds are moving averages that go back to the registry's figures when nothing is
-heard for a while: a candidate that was slow once, and is therefore not asked, gets another chance. The caller brings
-the clock.
+heard for a while: a candidate that was slow once, and is therefore not asked, gets another chance. How good the
+answers are is the bandit's business. The caller brings the clock.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ OutcomeKind = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-UNMEASURED_QUALITY: Final = 0.5
-"""P(right) of a candidate that nobody has measured: below every tier's SLA, so it has to be measured first."""
 UNMEASURED_BELIEF: Final = 0.9
 PRIOR_CALLS: Final = 20.0
 MEMORY_CALLS: Final = 500.0
@@ -62,11 +60,10 @@ class _Beta:
 class _Belief:
     """What is known of one candidate in one cluster."""
 
-    __slots__ = ("believed", "output_tokens", "right")
+    __slots__ = ("believed", "output_tokens")
 
     def __init__(self) -> None:
         self.believed = _Beta()
-        self.right = _Beta()
         self.output_tokens: float | None = None
 
 
@@ -121,7 +118,7 @@ class _Pace:
         self.heard_ms = max(now_ms, self.heard_ms)
 
 
-class QualityBook:
+class ConductBook:
     """The book: the last `max_candidates` candidates, and the last `max_beliefs` pairs of candidate and cluster."""
 
     def __init__(self, max_candidates: int = 1_000, max_beliefs: int = 20_000) -> None:
@@ -146,10 +143,6 @@ class QualityBook:
         self._hours.move_to_end(candidate)
         hour.count(kind == "malformed", now_ms)
 
-    def judge(self, candidate: str, cluster: str, *, right: bool) -> None:
-        """Count what somebody found out about an answer: feedback, or a comparison with the frontier's."""
-        self._belief(candidate, cluster).right.count(right)
-
     def observe_speed(
         self, candidate: str, first_token_ms: float | None, latency_ms: float, output_tokens: int, now_ms: int = 0
     ) -> None:
@@ -170,11 +163,10 @@ class QualityBook:
         belief = self._beliefs.get((candidate, cluster))
         return prior if belief is None else belief.believed.mean(prior)
 
-    def quality(self, candidate: str, cluster: str, prior: float | None = None) -> float:
-        """Return predicted P(right); the prior is the registry's eval score for the cluster."""
-        prior = UNMEASURED_QUALITY if prior is None else prior
+    def trials(self, candidate: str, cluster: str) -> float:
+        """Return how many answers were checked, old ones counting less."""
         belief = self._beliefs.get((candidate, cluster))
-        return prior if belief is None else belief.right.mean(prior)
+        return 0.0 if belief is None else belief.believed.yes + belief.believed.no
 
     def output_tokens(self, candidate: str, cluster: str) -> int | None:
         """Return the usual length of its answers in the cluster; None when none was seen."""

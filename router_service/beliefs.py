@@ -1,0 +1,236 @@
+"""What this process has learned: how good each candidate is, how sure a specialist must be, what money is worth now.
+
+The planner's candidates are seen through it; attempts, feedback and bills teach it. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from observations.records import AttemptRecord, CallRecord
+from policies.bandit import Bandit, Belief, Context
+from policies.confidence_book import ConfidenceBook, JudgedAnswer
+from policies.pacer import Pacer
+from policies.plan import Plan
+from policies.reward import Reward, reward_of_confidence, reward_of_feedback
+from policies.selection import LEAST_LAM, Chance, chance_for
+from policies.terms import PlannerPolicy
+from registry.identifiers import UNKNOWN_CLUSTER
+
+from .wire.chat import FeedbackRequest
+
+REMEMBERED: Final = 20_000
+"""Calls whose vectors are kept for feedback; what is said of older ones still counts for their cluster."""
+
+
+class Vectors(Protocol):
+    """What turns a call into the bandit's vector."""
+
+    @property
+    def name(self) -> str:
+        """The vector's version."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Its length."""
+        ...
+
+    def of(self, text: str) -> NDArray[np.floating]:
+        """The vector of a call's text; its first entry is 1."""
+        ...
+
+
+class Menu(Struct, frozen=True, eq=False):
+    """What a decision could choose from: predicted worth and expected dollars of each alternative."""
+
+    values: NDArray[np.float64]
+    costs: NDArray[np.float64]
+
+
+class _Decided(Struct, frozen=True, eq=False):
+    """What is kept of a decision until its feedback comes."""
+
+    context: Context
+    menu: Menu | None
+
+
+class Beliefs:
+    """One for each process."""
+
+    def __init__(self, policy: PlannerPolicy, vectors: Vectors) -> None:
+        self._policy = policy
+        self._vectors = vectors
+        self.bandit = Bandit(policy.learning, vectors.name, vectors.dimension)
+        self.confidence = ConfidenceBook(policy.confidence)
+        self.pace = Pace(policy)
+        self._decided: OrderedDict[str, _Decided] = OrderedDict()
+        self._judged: OrderedDict[str, None] = OrderedDict()
+
+    def keep_only(self, candidates: Collection[str]) -> None:
+        """Forget candidates that the registry no longer names."""
+        self.bandit.keep_only(candidates)
+        self.confidence.keep_only(candidates)
+
+    def context(self, text: str, cluster: str) -> Context:
+        """What the bandit sees of a call."""
+        return Context(self._vectors.of(text), _bandit_cluster(cluster))
+
+    def qualities(self, arms: Sequence[str], context: Context, priors: Sequence[float | None]) -> list[Belief]:
+        """Predicted P(right) of each arm's believed answers."""
+        return self.bandit.beliefs(arms, context, priors, now_h())
+
+    def output_tokens(self, arms: Sequence[str], context: Context) -> list[float | None]:
+        """Expected length of each arm's answer; None where too little was seen."""
+        return self.bandit.usage(arms, context, now_h())
+
+    def chance(self, call_id: str) -> Chance | None:
+        """What the decision on this call draws from."""
+        return chance_for(call_id, self._policy.learning, self.pace.lam)
+
+    def decided(self, call_id: str, context: Context, plan: Plan) -> None:
+        """Remember a decision for the outcomes that come later."""
+        menu = _menu(plan) if self.pace.has_ceiling else None
+        self._decided[call_id] = _Decided(context, menu)
+        if len(self._decided) > REMEMBERED:
+            self._decided.popitem(last=False)
+
+    def attempted(self, call_id: str, attempt: AttemptRecord) -> None:
+        """An attempt ended: learn its length, and what its confidence says of its answer."""
+        if attempt.outcome in ("failed", "timed_out"):
+            return
+        decided = self._decided.get(call_id)
+        if decided is None:
+            return
+        if attempt.completion_tokens > 0:
+            self.bandit.learn_usage(attempt.candidate, decided.context, attempt.completion_tokens, now_h())
+        if attempt.outcome == "verified" and attempt.confidence is not None:
+            p_right = self.confidence.p_right(attempt.candidate, attempt.confidence)
+            self._learn(attempt.candidate, decided.context, reward_of_confidence(p_right))
+
+    def ended(self, call: CallRecord) -> None:
+        """A call was paid for."""
+        decided = self._decided.get(call.id)
+        if decided is not None and decided.menu is not None:
+            self.pace.paid(decided.menu, call.cost_usd)
+
+    def judged(self, call: CallRecord, feedback: FeedbackRequest) -> None:
+        """Somebody said how right an answer was. The first word on a call teaches; later ones are only recorded."""
+        reward = reward_of_feedback(feedback.outcome, feedback.score)
+        if reward is None or not call.served_by or call.id in self._judged:
+            return
+        self._judged[call.id] = None
+        if len(self._judged) > REMEMBERED:
+            self._judged.popitem(last=False)
+        decided = self._decided.get(call.id)
+        context = decided.context if decided is not None else self._context_of(call.cluster)
+        self._learn(call.served_by, context, reward)
+        self._calibrate(call, reward)
+
+    def _learn(self, arm: str, context: Context, reward: Reward | None) -> None:
+        if reward is not None:
+            self.bandit.learn(arm, context, reward.value, now_h(), reward.weight)
+
+    def _calibrate(self, call: CallRecord, reward: Reward) -> None:
+        """A judged specialist's answer that was believed is a sample for its threshold, from that threshold on."""
+        served = next((a for a in call.attempts if a.candidate == call.served_by and a.outcome == "verified"), None)
+        if served is None or served.confidence is None or served.threshold is None:
+            return
+        self.confidence.observe(
+            served.candidate,
+            JudgedAnswer(
+                id=call.id,
+                at_ms=int(time.time() * 1000),
+                score=served.confidence,
+                right=reward.value >= 0.5,
+                judged_from=served.threshold,
+            ),
+        )
+
+    def _context_of(self, cluster: str) -> Context:
+        """What is left of a call whose vector is forgotten: its cluster, and the middle of all texts."""
+        vector = np.zeros(self._vectors.dimension)
+        vector[0] = 1.0
+        return Context(vector, _bandit_cluster(cluster))
+
+
+class Pace:
+    """The spend ceiling of planner.yaml: dollars a call, dollars an hour, or the lower of both."""
+
+    def __init__(self, policy: PlannerPolicy) -> None:
+        self._spend = policy.spend
+        self.has_ceiling = policy.spend.usd_per_call is not None or policy.spend.usd_per_hour is not None
+        self._rate = CallRate()
+        self._pacer: Pacer | None = None
+
+    @property
+    def lam(self) -> float:
+        """Quality that a US dollar must buy; 0 while no ceiling binds."""
+        return self._pacer.lam if self._pacer is not None else 0.0
+
+    @property
+    def ceiling_usd_per_call(self) -> float | None:
+        """What a call may cost on average, at the present rate of calls."""
+        hourly = self._spend.usd_per_hour
+        limits = [self._spend.usd_per_call, None if hourly is None else hourly / self._rate.calls_per_hour()]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def balance_usd(self) -> float:
+        """What the ceiling has allowed since the start, less what was spent."""
+        return self._pacer.balance_usd if self._pacer is not None else 0.0
+
+    def paid(self, menu: Menu, cost_usd: float) -> None:
+        """Count a call's menu and its bill."""
+        self._rate.count()
+        ceiling = self.ceiling_usd_per_call
+        if ceiling is None:
+            return
+        if self._pacer is None:
+            self._pacer = Pacer(ceiling)
+        self._pacer.retarget(ceiling)
+        self._pacer.observe(menu.values, menu.costs, cost_usd)
+
+
+class CallRate:
+    """Calls an hour, as a moving average over a quarter of an hour; at least one."""
+
+    MEMORY_S: Final = 900.0
+
+    def __init__(self) -> None:
+        self._started_s = self._at_s = time.monotonic()
+        self._calls = 0.0
+
+    def count(self) -> None:
+        """One call."""
+        now_s = time.monotonic()
+        self._calls = self._calls * float(np.exp((self._at_s - now_s) / self.MEMORY_S)) + 1.0
+        self._at_s = now_s
+
+    def calls_per_hour(self) -> float:
+        """The rate; early on, over the time there was."""
+        seen_s = min(self.MEMORY_S, max(60.0, time.monotonic() - self._started_s))
+        return max(1.0, self._calls / seen_s * 3600.0)
+
+
+def now_h() -> float:
+    """The bandit's clock: hours since 1970, the same for all routers."""
+    return time.time() / 3600.0
+
+
+def _bandit_cluster(cluster: str) -> str:
+    """Calls of no known task share no intercept."""
+    return "" if cluster == UNKNOWN_CLUSTER else cluster
+
+
+def _menu(plan: Plan) -> Menu:
+    heads = [one for one in plan.estimates if one.chain]
+    costs = np.array([one.chain_cost_usd for one in heads])
+    return Menu(np.array([one.value for one in heads]) + max(plan.lam, LEAST_LAM) * costs, costs)
