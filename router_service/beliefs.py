@@ -24,10 +24,14 @@ from policies.selection import LEAST_LAM, Chance, chance_for
 from policies.terms import PlannerPolicy
 from registry.identifiers import UNKNOWN_CLUSTER
 
+from .belief_store import Learned
 from .wire.chat import FeedbackRequest
 
 REMEMBERED: Final = 20_000
 """Calls whose vectors are kept for feedback; what is said of older ones still counts for their cluster."""
+
+FORGOTTEN_AFTER_S: Final = 3_600.0
+"""How long a candidate may be missing from the registry: an edit that is taken back loses nothing."""
 
 
 class Vectors(Protocol):
@@ -73,11 +77,33 @@ class Beliefs:
         self.pace = Pace(policy)
         self._decided: OrderedDict[str, _Decided] = OrderedDict()
         self._judged: OrderedDict[str, None] = OrderedDict()
+        self._listed: dict[str, float] = {}
 
-    def keep_only(self, candidates: Collection[str]) -> None:
-        """Forget candidates that the registry no longer names."""
-        self.bandit.keep_only(candidates)
-        self.confidence.keep_only(candidates)
+    def learned(self) -> Learned:
+        """What this process has learned by itself, to be kept."""
+        return Learned(self.bandit.state(now_h()), self.confidence.state())
+
+    def remember(self, learned: Learned) -> None:
+        """Take over what this router had learned before."""
+        self.bandit.restore(learned.bandit)
+        self.confidence.restore(learned.confidence)
+
+    def hear(self, others: Sequence[Learned]) -> None:
+        """Believe other routers too; their bandits replace what was heard before."""
+        self.bandit.absorb([other.bandit for other in others], now_h())
+        for other in others:
+            self.confidence.absorb(other.confidence)
+
+    def listed(self, candidates: Collection[str]) -> None:
+        """Tell which candidates the registry names; those missing for `FORGOTTEN_AFTER_S` are forgotten."""
+        now_s = time.monotonic()
+        self._listed.update(dict.fromkeys(candidates, now_s))
+        stale = [name for name, at_s in self._listed.items() if now_s - at_s > FORGOTTEN_AFTER_S]
+        if stale:
+            for name in stale:
+                del self._listed[name]
+            self.bandit.keep_only(self._listed)
+            self.confidence.keep_only(self._listed)
 
     def context(self, text: str, cluster: str) -> Context:
         """What the bandit sees of a call."""

@@ -33,6 +33,8 @@ from specialists.backends import BackendContext, make_backend
 from specialists.embedder import hashing_embedder
 
 from .auth import Auth
+from .belief_keeper import BeliefKeeper
+from .belief_store import BeliefStore
 from .beliefs import Beliefs
 from .exchange import Intake
 from .gateway import Gateway, Parts
@@ -83,6 +85,8 @@ class Services:
         self.telemetry = Telemetry(self.metrics, conduct, self.beliefs)
         context = BackendContext(state=self.paths.root, environment=environment)
         self.roster = Roster(self.holder.catalog, lambda entry: make_backend(entry, context), conduct, self.beliefs)
+        store = BeliefStore(settings.beliefs or self.paths.root / "beliefs", settings.router_name)
+        self._belief_keeper = BeliefKeeper(self.beliefs, store, self.roster)
         self.book = PlanBook(self.paths, settings.plans_kept)
         self.gateway = Gateway(
             Parts(
@@ -116,12 +120,14 @@ class Services:
 
     async def start(self) -> None:
         """Start backends, the registry watch and the loader."""
+        self._belief_keeper.recall()
         self.holder.subscribe(self.roster.follow)
         self._report(self.holder.status)
         self._tasks = [
             asyncio.create_task(watch(self.holder, self.settings.reload_interval_s, self._report)),
             asyncio.create_task(self._keep_probing()),
             asyncio.create_task(self._keep_adapters()),
+            asyncio.create_task(self._belief_keeper.run(self.settings.beliefs_interval_s)),
         ]
         if self.policies.access.has_budgets:
             await self._remember_spending()
@@ -133,6 +139,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._belief_keeper.save()
         await self.roster.close()
         self.spool.close()
         if self._loader is not None:

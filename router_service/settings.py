@@ -48,6 +48,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Age at which a spool segment is closed and handed to the loader."""
     spool_max_bytes: int = 1024 * 1024 * 1024
     """Size at which the spool sheds records (counted) rather than fill the disk."""
+    beliefs: Path | None = None
+    """Folder of what routers have learned, a file each; `beliefs` in the state folder unless several share one."""
+    router_name: str = "router"
+    """This process among those that share `beliefs`: the name of its file."""
+    beliefs_interval_s: float = 30.0
+    """How often what was learned is written down, and the other routers' is read."""
     load_records: bool = True
     """Whether the gateway runs the loader that moves records from the spool into DuckDB."""
     log_level: str = "info"
@@ -79,7 +85,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def _convert(raw: str, item: Any, problems: list[str]) -> Any:
-    if item.type is Path or item.type == "Path":
+    if item.type in (Path, "Path", Path | None, "Path | None"):
         return Path(raw)
     if item.type in (bool, "bool"):
         raw = {"1": "true", "0": "false", "yes": "true", "no": "false"}.get(raw.lower(), raw.lower())
