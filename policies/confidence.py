@@ -44,13 +44,23 @@ class Sample(Struct, frozen=True):
     """Judged answers, one an entry of each array. Made by `sample_of`."""
 
     scores: Floats
-    """-inf: the answer has none and is never accepted."""
+    """-inf: never accepted. It has no score, or one below its `judged_from`, where the score no longer matters."""
     right: Bools
     judged_from: Floats
     """When it was judged, answers with a score below this were not (-inf: all were, or an even share of all)."""
 
     def __len__(self) -> int:
         return len(self.scores)
+
+
+class Tally(Struct, frozen=True):
+    """What a sample counts at one threshold."""
+
+    counted: int
+    """Answers that speak of the threshold: all scores were judged from it on, or from below it."""
+    wrong: int
+    """Those of them that are accepted and wrong."""
+    accepted: Bools
 
 
 class Reliability(Struct, frozen=True):
@@ -72,10 +82,11 @@ class Calibration(Struct, frozen=True, kw_only=True):
 
     threshold: float | None
     """Least score that is accepted; None: no threshold can be justified, so accept nothing."""
-    coverage: float | None
-    """Share of the specialist's calls that are accepted; None: only accepted answers were judged."""
+    coverage: float
+    """Share of the specialist's calls that are accepted."""
     risk: float
-    """Share of its calls that are accepted and wrong. An over-estimate where only accepted answers were judged."""
+    """Share of its calls that are accepted and wrong. Both are over-estimates where a sample leaves out what was not
+    accepted."""
     risk_upper: float
     """Exact upper limit of the risk at level 1 - delta (Clopper-Pearson); at most alpha."""
     quality_if_believed: float | None
@@ -88,7 +99,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     reliability: Reliability = Reliability((), ())
 
     @property
-    def p_believed(self) -> float | None:
+    def p_believed(self) -> float:
         """The coverage, as the planner calls it."""
         return self.coverage
 
@@ -105,7 +116,7 @@ def sample_of(
         raise BadInputError(f"A sample of {len(scores)} scores, {len(right)} judgements, {len(since)} limits.")
     values = np.array([-math.inf if score is None or math.isnan(score) else score for score in scores], dtype=float)
     limits = np.array([-math.inf if limit is None else limit for limit in since], dtype=float)
-    if np.any(values == math.inf) or not np.all(values >= limits):
+    if np.any(values == math.inf) or not np.all((values >= limits) | np.isneginf(values)):
         raise BadInputError("Every score must be below infinity and not below the answer's own `judged_from`.")
     return Sample(values, np.array(right, dtype=bool), limits)
 
@@ -113,11 +124,11 @@ def sample_of(
 def calibrate(sample: Sample, alpha: float, delta: float, at_ms: int = 0) -> Calibration:
     """Return the most permissive threshold with P(R(threshold) > alpha) <= delta; its threshold is None if none passes.
 
-    Each test counts the answers that speak of its t: those whose `judged_from` is at most t. Among answers that were
-    judged only from `judged_from` on, accepted and wrong ones are more frequent than among all calls, so the test is
-    conservative with them, and a threshold below what was judged is never reached. The sample's answers must be
-    independent. Where their risks differ (drift within the sample), the statement is about the mean over the sample's
-    calls (Hoeffding 1956, theorem 4).
+    Each test counts the answers that speak of its t: those whose `judged_from` is at most t, so a threshold below what
+    was judged is never reached. If a sample leaves out what lies below `judged_from`, accepted and wrong answers are
+    more frequent in it than among all calls, and the test is conservative. The sample's answers must be independent.
+    Where their risks differ (drift within the sample), the statement is about the mean over the sample's calls
+    (Hoeffding 1956, theorem 4).
     Raises BadInputError unless 0 < alpha < 1 and 0 < delta < 1.
     """
     _check_level("alpha", alpha)
@@ -137,26 +148,27 @@ def describe(sample: Sample, threshold: float | None, alpha: float, delta: float
 
     The limit of the risk holds for `calibrate`'s own threshold, or one chosen without looking at the sample.
     """
-    even = np.isneginf(sample.judged_from)
     reliability = fit_reliability(sample)
-    if threshold is None:
-        speaks, accepted = even, np.zeros(len(sample), dtype=bool)
-    else:
-        speaks = sample.judged_from <= threshold
-        accepted = speaks & (sample.scores >= threshold)
-    counted, wrong = int(speaks.sum()), int((accepted & ~sample.right).sum())
+    tally = tally_of(sample, math.inf if threshold is None else threshold)
     return Calibration(
         threshold=threshold,
-        coverage=float(accepted[even].mean()) if even.any() else (0.0 if threshold is None else None),
-        risk=wrong / counted if counted else 0.0,
-        risk_upper=0.0 if threshold is None else upper_limit(wrong, counted, delta),
-        quality_if_believed=_quality(reliability, sample.scores[accepted]),
-        sample=counted,
+        coverage=int(tally.accepted.sum()) / tally.counted if tally.counted else 0.0,
+        risk=tally.wrong / tally.counted if tally.counted else 0.0,
+        risk_upper=0.0 if threshold is None else upper_limit(tally.wrong, tally.counted, delta),
+        quality_if_believed=_quality(reliability, sample.scores[tally.accepted]),
+        sample=tally.counted,
         alpha=alpha,
         delta=delta,
         at_ms=at_ms,
         reliability=reliability,
     )
+
+
+def tally_of(sample: Sample, threshold: float) -> Tally:
+    """Return what the sample counts at a threshold; inf accepts nothing."""
+    speaks = sample.judged_from <= threshold
+    accepted = speaks & (sample.scores >= threshold)
+    return Tally(int(speaks.sum()), int((accepted & ~sample.right).sum()), accepted)
 
 
 def fit_reliability(sample: Sample) -> Reliability:
@@ -217,8 +229,8 @@ def upper_limit(k: int, n: int, delta: float) -> float:
 
 def _counts(sample: Sample, points: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each t: answers that speak of it, and those of them that are accepted and wrong."""
-    wrong_scores = np.sort(sample.scores[~sample.right])
-    wrong_limits = np.sort(sample.judged_from[~sample.right])
+    could = ~sample.right & np.isfinite(sample.scores)
+    wrong_scores, wrong_limits = np.sort(sample.scores[could]), np.sort(sample.judged_from[could])
     counted = np.searchsorted(np.sort(sample.judged_from), points, side="right")
     accepted = len(wrong_scores) - np.searchsorted(wrong_scores, points, side="left")
     silent = len(wrong_limits) - np.searchsorted(wrong_limits, points, side="right")
