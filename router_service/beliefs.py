@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from observations.records import AttemptRecord, CallRecord
 from policies.bandit import Bandit, Belief, Context
 from policies.confidence_book import ConfidenceBook, JudgedAnswer
-from policies.pacer import Pacer
 from policies.plan import Plan
 from policies.reward import Reward, reward_of_confidence, reward_of_feedback
 from policies.selection import LEAST_LAM, Chance, chance_for
@@ -25,11 +24,13 @@ from policies.terms import PlannerPolicy
 from registry.identifiers import UNKNOWN_CLUSTER
 
 from .belief_store import Learned
+from .pace import Menu, Pace
 from .wire.chat import FeedbackRequest
 
 REMEMBERED: Final = 20_000
 """Calls whose vectors are kept for feedback; what is said of older ones still counts for their cluster."""
 
+CLUSTERS_REMEMBERED: Final = 10_000
 FORGOTTEN_AFTER_S: Final = 3_600.0
 """How long a candidate may be missing from the registry: an edit that is taken back loses nothing."""
 
@@ -52,13 +53,6 @@ class Vectors(Protocol):
         ...
 
 
-class Menu(Struct, frozen=True, eq=False):
-    """What a decision could choose from: predicted worth and expected dollars of each alternative."""
-
-    values: NDArray[np.float64]
-    costs: NDArray[np.float64]
-
-
 class _Decided(Struct, frozen=True, eq=False):
     """What is kept of a decision until its feedback comes."""
 
@@ -74,9 +68,10 @@ class Beliefs:
         self._vectors = vectors
         self.bandit = Bandit(policy.learning, vectors.name, vectors.dimension)
         self.confidence = ConfidenceBook(policy.confidence)
-        self.pace = Pace(policy)
+        self.pace = Pace(policy.spend)
         self._decided: OrderedDict[str, _Decided] = OrderedDict()
         self._judged: OrderedDict[str, None] = OrderedDict()
+        self._clusters: OrderedDict[str, None] = OrderedDict()
         self._listed: dict[str, float] = {}
 
     def learned(self) -> Learned:
@@ -109,6 +104,17 @@ class Beliefs:
         """What the bandit sees of a call."""
         return Context(self._vectors.of(text), _bandit_cluster(cluster))
 
+    def middle_of(self, cluster: str) -> Context:
+        """The context of a call of which only the cluster is known."""
+        vector = np.zeros(self._vectors.dimension)
+        vector[0] = 1.0
+        return Context(vector, _bandit_cluster(cluster))
+
+    def recent_clusters(self, most: int | None = None) -> list[str]:
+        """The known clusters of the latest calls, the latest last."""
+        names = list(self._clusters)
+        return names if most is None else names[-most:]
+
     def qualities(self, arms: Sequence[str], context: Context, priors: Sequence[float | None]) -> list[Belief]:
         """Predicted P(right) of each arm's believed answers."""
         return self.bandit.beliefs(arms, context, priors, now_h())
@@ -125,8 +131,17 @@ class Beliefs:
         """Remember a decision for the outcomes that come later."""
         menu = _menu(plan) if self.pace.has_ceiling else None
         self._decided[call_id] = _Decided(context, menu)
+        self._see(plan.cluster_id)
         if len(self._decided) > REMEMBERED:
             self._decided.popitem(last=False)
+
+    def _see(self, cluster: str) -> None:
+        if cluster == UNKNOWN_CLUSTER:
+            return
+        self._clusters[cluster] = None
+        self._clusters.move_to_end(cluster)
+        if len(self._clusters) > CLUSTERS_REMEMBERED:
+            self._clusters.popitem(last=False)
 
     def attempted(self, call_id: str, attempt: AttemptRecord) -> None:
         """An attempt ended: learn its length, and what its confidence says of its answer."""
@@ -156,7 +171,7 @@ class Beliefs:
         if len(self._judged) > REMEMBERED:
             self._judged.popitem(last=False)
         decided = self._decided.get(call.id)
-        context = decided.context if decided is not None else self._context_of(call.cluster)
+        context = decided.context if decided is not None else self.middle_of(call.cluster)
         self._learn(call.served_by, context, reward)
         self._calibrate(call, reward)
 
@@ -179,71 +194,6 @@ class Beliefs:
                 judged_from=served.threshold,
             ),
         )
-
-    def _context_of(self, cluster: str) -> Context:
-        """What is left of a call whose vector is forgotten: its cluster, and the middle of all texts."""
-        vector = np.zeros(self._vectors.dimension)
-        vector[0] = 1.0
-        return Context(vector, _bandit_cluster(cluster))
-
-
-class Pace:
-    """The spend ceiling of planner.yaml: dollars a call, dollars an hour, or the lower of both."""
-
-    def __init__(self, policy: PlannerPolicy) -> None:
-        self._spend = policy.spend
-        self.has_ceiling = policy.spend.usd_per_call is not None or policy.spend.usd_per_hour is not None
-        self._rate = CallRate()
-        self._pacer: Pacer | None = None
-
-    @property
-    def lam(self) -> float:
-        """Quality that a US dollar must buy; 0 while no ceiling binds."""
-        return self._pacer.lam if self._pacer is not None else 0.0
-
-    @property
-    def ceiling_usd_per_call(self) -> float | None:
-        """What a call may cost on average, at the present rate of calls."""
-        hourly = self._spend.usd_per_hour
-        limits = [self._spend.usd_per_call, None if hourly is None else hourly / self._rate.calls_per_hour()]
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    @property
-    def balance_usd(self) -> float:
-        """What the ceiling has allowed since the start, less what was spent."""
-        return self._pacer.balance_usd if self._pacer is not None else 0.0
-
-    def paid(self, menu: Menu, cost_usd: float) -> None:
-        """Count a call's menu and its bill."""
-        self._rate.count()
-        ceiling = self.ceiling_usd_per_call
-        if ceiling is None:
-            return
-        if self._pacer is None:
-            self._pacer = Pacer(ceiling)
-        self._pacer.retarget(ceiling)
-        self._pacer.observe(menu.values, menu.costs, cost_usd)
-
-
-class CallRate:
-    """Calls an hour, as a moving average over a quarter of an hour; at least one."""
-
-    MEMORY_S: Final = 900.0
-
-    def __init__(self) -> None:
-        self._started_s = self._at_s = time.monotonic()
-        self._calls = 0.0
-
-    def count(self) -> None:
-        """One call."""
-        now_s = time.monotonic()
-        self._calls = self._calls * float(np.exp((self._at_s - now_s) / self.MEMORY_S)) + 1.0
-        self._at_s = now_s
-
-    def calls_per_hour(self) -> float:
-        """The rate; early on, over the time there was."""
-        seen_s = min(self.MEMORY_S, max(60.0, time.monotonic() - self._started_s))
-        return max(1.0, self._calls / seen_s * 3600.0)
 
 
 def now_h() -> float:

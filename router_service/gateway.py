@@ -110,7 +110,7 @@ class Gateway:
         made = plan(request, candidates, self._policies.planner, self._beliefs.chance(job.call_id))
         self._beliefs.decided(job.call_id, context, made)
         decision_ms = (time.perf_counter() - started_s) * 1000.0
-        self._telemetry.decided(made, decision_ms)
+        self._telemetry.decided(made, seen.source, decision_ms)
         return Decision(seen, made, tuple(candidates), key_tier, decision_ms)
 
     async def answer(self, job: Job) -> AsyncGenerator[Frame, None]:

@@ -19,6 +19,24 @@ METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "journeyman_call_seconds": (Histogram, "From admission to the answer's end.", ("route", "served_by")),
     "journeyman_first_token_seconds": (Histogram, "From admission to the first token of a stream.", ("served_by",)),
     "journeyman_decision_seconds": (Histogram, "Signature, classification, constraints and plan.", ()),
+    "journeyman_classified_total": (Counter, "Calls by what found their cluster.", ("source",)),
+    "journeyman_decisions_total": (Counter, "Plans by primary; explored: drawn to learn.", ("primary", "choice")),
+    "journeyman_regret_quality_total": (
+        Counter,
+        "Predicted quality of the best available less that of the primary, summed over plans.",
+        ("cluster",),
+    ),
+    "journeyman_belief_quality_ratio": (Gauge, "Posterior mean of P(right).", ("candidate", "cluster")),
+    "journeyman_belief_quality_sd_ratio": (Gauge, "Standard deviation of that posterior.", ("candidate", "cluster")),
+    "journeyman_belief_outcomes": (Gauge, "Outcomes behind it, old ones counting less.", ("candidate", "cluster")),
+    "journeyman_specialist_coverage_ratio": (Gauge, "Share of its answers that are sure enough.", ("specialist",)),
+    "journeyman_specialist_risk_ratio": (Gauge, "Share of its calls accepted and wrong.", ("specialist",)),
+    "journeyman_specialist_risk_upper_ratio": (Gauge, "Upper limit of that share.", ("specialist",)),
+    "journeyman_specialist_threshold_logprob": (Gauge, "Least confidence that is believed.", ("specialist",)),
+    "journeyman_cluster_coverage_ratio": (Gauge, "Share of the clusters seen that a live specialist serves.", ()),
+    "journeyman_spend_ceiling_usd_per_call": (Gauge, "What a call may cost on average; absent without a ceiling.", ()),
+    "journeyman_spend_balance_usd": (Gauge, "Allowed by the ceiling since the start, less what was spent.", ()),
+    "journeyman_spend_lam_quality_per_usd": (Gauge, "Quality that a dollar must buy; 0 while no ceiling binds.", ()),
     "journeyman_attempts_total": (Counter, "Attempts by what came of them.", ("candidate", "outcome")),
     "journeyman_attempt_seconds": (Histogram, "One attempt's latency.", ("candidate",)),
     "journeyman_escalations_total": (Counter, "Calls that needed more than the primary.", ("cluster",)),
@@ -74,11 +92,12 @@ class Metrics:
         """Set a gauge."""
         self._child(name, *labels).set(value)
 
-    def keep_only(self, name: str, labels: Collection[str]) -> None:
-        """Forget the series of a metric with one label whose value is not among these."""
-        for key in [k for k in self._children if k[0] == name and k[1] not in labels]:
+    def keep_only(self, name: str, labels: Collection[str | tuple[str, ...]]) -> None:
+        """Forget the series of a metric whose label values are not among these."""
+        kept = {(label,) if isinstance(label, str) else label for label in labels}
+        for key in [k for k in self._children if k[0] == name and k[1:] not in kept]:
             del self._children[key]
-            self._metrics[name].remove(key[1])
+            self._metrics[name].remove(*key[1:])
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

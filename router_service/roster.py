@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import structs
 
-from policies.bandit import Context
+from policies.bandit import Belief, Context
 from policies.conduct import ConductBook, Speed
 from policies.confidence_book import ACCEPT_NOTHING
 from policies.constraints import prompt_tokens
@@ -97,6 +97,13 @@ class Roster:
             )
             for contender, belief, length in zip(contenders, qualities, lengths, strict=True)
         ]
+
+    def beliefs_in(self, cluster: str) -> dict[str, Belief]:
+        """What is believed of each contender in a cluster, whatever the call's words."""
+        contenders = list(self.contenders.values())
+        priors = [self._prior(contender, cluster) for contender in contenders]
+        names = [contender.name for contender in contenders]
+        return dict(zip(names, self._beliefs.qualities(names, self._beliefs.middle_of(cluster), priors), strict=True))
 
     def _prior(self, contender: Contender, cluster: str) -> float | None:
         """What is known before any traffic: the calibration's word, else the registry's; None: unmeasured."""

@@ -32,6 +32,7 @@ from specialists.backend import Backend
 from specialists.backends import BackendContext, make_backend
 from specialists.embedder import hashing_embedder
 
+from . import gauges
 from .auth import Auth
 from .belief_keeper import BeliefKeeper
 from .belief_store import BeliefStore
@@ -169,13 +170,7 @@ class Services:
 
     def sample_gauges(self) -> None:
         """Bring the gauges up to date; called when somebody reads them."""
-        for gauge in ("journeyman_backend_up", "journeyman_adapters_ready"):
-            self.metrics.keep_only(gauge, set(self.roster.backends()))
-        for name, backend in self.roster.backends().items():
-            self.metrics.set("journeyman_backend_up", name, value=float(backend.health().ok))
-        for name, adapters in self.roster.adapter_sets().items():
-            self.metrics.set("journeyman_adapters_ready", name, value=float(len(list(adapters.ready_names()))))
-        self.metrics.set("journeyman_spool_bytes", value=float(self.spool.stats().used_bytes))
+        gauges.sample(self.metrics, self.roster, self.beliefs, self.spool)
 
     def _refuse_open_door(self) -> None:
         if not self.settings.is_loopback and not self.keys.has_keys():

@@ -21,9 +21,13 @@ class Telemetry:
         self._conduct = conduct
         self._beliefs = beliefs
 
-    def decided(self, plan: Plan, decision_ms: float) -> None:
-        """A plan was made."""
-        self._metrics.observe("journeyman_decision_seconds", value=decision_ms / 1000.0)
+    def decided(self, plan: Plan, source: str, decision_ms: float) -> None:
+        """A plan was made; `source` is what found its cluster."""
+        metrics = self._metrics
+        metrics.observe("journeyman_decision_seconds", value=decision_ms / 1000.0)
+        metrics.add("journeyman_classified_total", source)
+        metrics.add("journeyman_decisions_total", plan.primary_model, "explored" if plan.explored else "best")
+        metrics.add("journeyman_regret_quality_total", plan.cluster_id, amount=_regret(plan))
         for rejection in plan.rejections:
             if rejection.code != "not_asked_for":
                 self._metrics.add("journeyman_rejections_total", rejection.candidate, rejection.code)
@@ -68,3 +72,9 @@ class Telemetry:
             metrics.add("journeyman_escalations_total", call.cluster)
         if call.error_code:
             metrics.add("journeyman_errors_total", call.route, call.error_code)
+
+
+def _regret(plan: Plan) -> float:
+    """Predicted quality given up: for cost, for the ceiling or to learn. A call for a named model gives up nothing."""
+    heads = {one.candidate: one.quality for one in plan.estimates if one.chain}
+    return max(0.0, max(heads.values(), default=0.0) - heads.get(plan.primary_model, 0.0)) if heads else 0.0

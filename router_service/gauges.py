@@ -1,0 +1,84 @@
+"""Brings the gauges up to date when somebody reads them: backends, beliefs, calibrations and the spend ceiling."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from observations.spool import Spool
+from registry.stages import serves_callers
+
+from .beliefs import Beliefs
+from .metrics import Metrics
+from .roster import Roster
+
+CLUSTERS_SHOWN: Final = 50
+"""Beliefs are shown for the clusters of the latest calls; with thousands of them Prometheus would choke."""
+
+
+def sample(metrics: Metrics, roster: Roster, beliefs: Beliefs, spool: Spool) -> None:
+    """Set every gauge."""
+    _backends(metrics, roster)
+    _beliefs(metrics, roster, beliefs)
+    _specialists(metrics, roster, beliefs)
+    _spend(metrics, beliefs)
+    metrics.set("journeyman_spool_bytes", value=float(spool.stats().used_bytes))
+
+
+def _backends(metrics: Metrics, roster: Roster) -> None:
+    for gauge in ("journeyman_backend_up", "journeyman_adapters_ready"):
+        metrics.keep_only(gauge, set(roster.backends()))
+    for name, backend in roster.backends().items():
+        metrics.set("journeyman_backend_up", name, value=float(backend.health().ok))
+    for name, adapters in roster.adapter_sets().items():
+        metrics.set("journeyman_adapters_ready", name, value=float(len(list(adapters.ready_names()))))
+
+
+def _beliefs(metrics: Metrics, roster: Roster, beliefs: Beliefs) -> None:
+    """One posterior for each candidate and recent cluster of which something was learned."""
+    shown: set[tuple[str, ...]] = set()
+    for cluster in beliefs.recent_clusters(CLUSTERS_SHOWN):
+        for name, belief in roster.beliefs_in(cluster).items():
+            if belief.evidence < 1.0:
+                continue
+            shown.add((name, cluster))
+            metrics.set("journeyman_belief_quality_ratio", name, cluster, value=belief.mean)
+            metrics.set("journeyman_belief_quality_sd_ratio", name, cluster, value=belief.sd)
+            metrics.set("journeyman_belief_outcomes", name, cluster, value=belief.evidence)
+    for gauge in ("quality_ratio", "quality_sd_ratio", "outcomes"):
+        metrics.keep_only(f"journeyman_belief_{gauge}", shown)
+
+
+def _specialists(metrics: Metrics, roster: Roster, beliefs: Beliefs) -> None:
+    """Coverage and risk of each specialist's threshold, and the share of clusters that one serves."""
+    specialists = [c for c in roster.contenders.values() if c.candidate.kind == "specialist"]
+    shown: dict[str, set[str | tuple[str, ...]]] = {}
+
+    def show(gauge: str, name: str, value: float | None) -> None:
+        if value is not None and math.isfinite(value):
+            shown.setdefault(gauge, set()).add(name)
+            metrics.set(gauge, name, value=value)
+
+    for one in specialists:
+        coverage = beliefs.confidence.coverage(one.name, one.threshold)
+        risk = beliefs.confidence.risk(one.name, one.threshold)
+        show("journeyman_specialist_threshold_logprob", one.name, roster.threshold(one))
+        show("journeyman_specialist_coverage_ratio", one.name, coverage.share if coverage else None)
+        show("journeyman_specialist_risk_ratio", one.name, risk.share if risk else None)
+        show("journeyman_specialist_risk_upper_ratio", one.name, risk.upper if risk else None)
+    for gauge in ("threshold_logprob", "coverage_ratio", "risk_ratio", "risk_upper_ratio"):
+        metrics.keep_only(f"journeyman_specialist_{gauge}", shown.get(f"journeyman_specialist_{gauge}", set()))
+    served = {
+        cluster for one in specialists if serves_callers(one.candidate.stage) for cluster in one.candidate.clusters
+    }
+    seen = set(beliefs.recent_clusters())
+    metrics.set("journeyman_cluster_coverage_ratio", value=len(seen & served) / len(seen) if seen else 0.0)
+
+
+def _spend(metrics: Metrics, beliefs: Beliefs) -> None:
+    pace = beliefs.pace
+    ceiling_usd = pace.ceiling_usd_per_call
+    if ceiling_usd is not None:
+        metrics.set("journeyman_spend_ceiling_usd_per_call", value=ceiling_usd)
+    metrics.set("journeyman_spend_balance_usd", value=pace.balance_usd)
+    metrics.set("journeyman_spend_lam_quality_per_usd", value=pace.lam)
