@@ -253,12 +253,14 @@ def _doubly_robust(
     logged: LoggedDecisions, target: Floats, model: DirectModel, after: Aftermath, seen: _Weighed
 ) -> tuple[Interval, Interval, float]:
     """The anchored estimate, its difference from the observed mean, and the direct method's."""
-    fitted, noise = _calibrated(logged, target, model, seen.weight)
+    answered = ~after.refused
+    fitted, noise = _calibrated(logged, target, model, seen.weight, answered)
     expected = (target * fitted.target).sum(axis=1)
     expected_logging = (logged.propensities * fitted.logging).sum(axis=1)
     outcome = np.where(after.followed, logged.outcomes, after.otherwise)
     surprise = logged.outcomes - _of_taken(logged, fitted.logging)
-    change = expected - expected_logging + seen.weight * (outcome - _of_taken(logged, fitted.target)) - surprise
+    corrected = expected + seen.weight * (outcome - _of_taken(logged, fitted.target))
+    change = np.where(answered, corrected - expected_logging - surprise, -logged.outcomes)
     mean, observed = float(change.mean()), float(logged.outcomes.mean())
     influence = change - mean + noise
     scatter = max(float(np.mean(surprise**2)), logged.least_scatter)
@@ -273,7 +275,7 @@ def _doubly_robust(
 
 
 def _calibrated(
-    logged: LoggedDecisions, target: Floats, model: DirectModel, weight: Floats
+    logged: LoggedDecisions, target: Floats, model: DirectModel, weight: Floats, answered: NDArray[np.bool_]
 ) -> tuple[DirectModel, Floats]:
     """The model made right on average over what was done, and what each decision thereby adds to DR's influence."""
     done, outcomes = _of_taken(logged, model.logging), logged.outcomes
@@ -284,7 +286,7 @@ def _calibrated(
     if model.calibration == "scale" and done.mean() > 0.0:
         factor = float(outcomes.mean() / done.mean())
         moved = (target * model.target).sum(axis=1) - (logged.propensities * model.logging).sum(axis=1)
-        slope = float((moved - weight * _of_taken(logged, model.target) + done).mean())
+        slope = float((answered * (moved - weight * _of_taken(logged, model.target) + done)).mean())
         fitted = DirectModel(model.target * factor, model.logging * factor)
         return fitted, slope * (outcomes - factor * done) / float(done.mean())
     return model, np.zeros(len(outcomes))
