@@ -34,7 +34,7 @@ USAGE: Final = 1
 
 TAU: Final = (0.2, 0.5)
 """Spread of an arm's clusters around its regression: in quality, and in log amount."""
-USAGE_SEEN_LEAST: Final = 5.0
+USAGE_SEEN_LEAST: Final = 0.5
 """Fewer (faded) amounts than this of an arm, and nothing is expected of its use."""
 _NOISE_CALLS: Final = 4.0
 """How many outcomes of the pair the arm's own noise is worth."""
