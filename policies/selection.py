@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from .chains import Link, expected_cost
 from .learning import LearningPolicy
 
 DRAWS: Final = 64
+SURE: Final = 4.0
+"""Standard deviations beyond which a draw is not worth waiting for: one in thirty thousand."""
 LEAST_LAM: Final = 1e-3
 """A dollar is never worth nothing: this settles ties on quality by cost."""
 
@@ -75,13 +77,8 @@ class Selection(Struct, frozen=True):
 
 def alternative(chain: tuple[Link, ...], quality_sla: float, lam: float, *, unproven: bool = False) -> Alternative:
     """Return the chain with its value."""
-    cost = expected_cost(chain)
-    worth, reached = 0.0, 1.0
-    for link in chain[:-1]:
-        worth += reached * link.p_believed * min(link.quality, quality_sla)
-        reached *= 1.0 - link.p_believed
-    worth += reached * min(chain[-1].quality, quality_sla)
-    return Alternative(chain, cost, worth - max(lam, LEAST_LAM) * cost, unproven)
+    made = Alternative(chain, expected_cost(chain), 0.0, unproven)
+    return structs.replace(made, value=_worth(made, quality_sla, 0.0, lam))
 
 
 def select(alternatives: Sequence[Alternative], quality_sla: float, share: float, chance: Chance | None) -> Selection:
@@ -108,7 +105,10 @@ def _exploration(
     alternatives: Sequence[Alternative], best: int, quality_sla: float, share: float, chance: Chance
 ) -> Floats:
     """The probability of each alternative but the best; their sum is at most `share`."""
-    votes = _votes(alternatives, quality_sla, chance)
+    if _settled(alternatives, best, quality_sla, chance.lam):
+        votes = np.zeros(len(alternatives))
+    else:
+        votes = _votes(alternatives, quality_sla, chance)
     votes[best] = 0.0
     doubt = float(votes.sum())
     unproven = np.array([a.unproven and index != best for index, a in enumerate(alternatives)], dtype=np.float64)
@@ -118,6 +118,30 @@ def _exploration(
     if doubt <= 0.0:
         return share * unproven
     return 0.5 * share * (unproven + votes / doubt)
+
+
+def _settled(alternatives: Sequence[Alternative], best: int, quality_sla: float, lam: float) -> bool:
+    """Whether the best stays the best though its qualities were `SURE` deviations lower and the others' higher.
+
+    Then no draw would vote against it, and most decisions of a router that knows its traffic need none.
+    """
+    floor = _worth(alternatives[best], quality_sla, -SURE, lam)
+    return all(
+        _worth(one, quality_sla, SURE, lam) <= floor for index, one in enumerate(alternatives) if index != best
+    )
+
+
+def _worth(one: Alternative, quality_sla: float, deviations: float, lam: float) -> float:
+    """The alternative's value with every quality off its mean by so many deviations."""
+    worth, reached = 0.0, 1.0
+    for link in one.chain[:-1]:
+        worth += reached * link.p_believed * _capped(link, quality_sla, deviations)
+        reached *= 1.0 - link.p_believed
+    return worth + reached * _capped(one.chain[-1], quality_sla, deviations) - max(lam, LEAST_LAM) * one.cost
+
+
+def _capped(link: Link, quality_sla: float, deviations: float) -> float:
+    return min(max(link.quality + deviations * link.quality_sd, 0.0), quality_sla)
 
 
 def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chance) -> Floats:

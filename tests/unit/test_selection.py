@@ -96,3 +96,12 @@ def test_the_same_call_draws_the_same():
 
 def test_nothing_is_drawn_when_learning_is_off():
     assert chance_for("call_1", LearningPolicy(enabled=False), 0.0) is None
+
+
+def test_a_decision_that_no_draw_could_change_draws_nothing():
+    class NoDraws:
+        def standard_normal(self, shape):
+            raise AssertionError("drawn")
+
+    some = alone(link("sure", 0.95, 1e-4, sd=0.01), link("dear", 0.99, 1e-2, sd=0.3), link("poor", 0.5, 1e-5, sd=0.01))
+    assert select(some, 0.8, 0.1, Chance(NoDraws())).propensities == (1.0, 0.0, 0.0)
