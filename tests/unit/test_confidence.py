@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_the_binomial_tail_and_its_inverses_agree_with_scipy(n, p, data):
     from scipy.stats import beta, binom
 
     k = data.draw(st.integers(0, n))
-    assert binomial_cdf(k, n, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-8, abs=1e-300)
+    assert binomial_cdf(k, n, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-8, abs=1e-100)
     allowed = allowed_wrong(n, p, DELTA)
     assert allowed == -1 or binom.cdf(allowed, n, p) <= DELTA * (1 + 1e-9)
     assert binom.cdf(allowed + 1, n, p) > DELTA * (1 - 1e-9)
@@ -140,9 +141,16 @@ def test_the_binomial_tail_holds_for_large_samples():
     from scipy.stats import binom
 
     for k in (0, 4_800, 5_000, 99_999):
-        assert binomial_cdf(k, 100_000, 0.05) == pytest.approx(binom.cdf(k, 100_000, 0.05), rel=1e-6, abs=1e-300)
+        assert binomial_cdf(k, 100_000, 0.05) == pytest.approx(binom.cdf(k, 100_000, 0.05), rel=1e-6, abs=1e-100)
     assert binomial_cdf(-1, 10, 0.5) == 0.0
     assert binomial_cdf(10, 10, 0.5) == 1.0
+
+
+@given(st.integers(1, 120), st.integers(1, 63), st.data())
+def test_the_binomial_tail_is_exact_far_out(n, of_64, data):
+    k, p = data.draw(st.integers(0, n)), Fraction(of_64, 64)
+    exact = sum(math.comb(n, j) * p**j * (1 - p) ** (n - j) for j in range(k + 1))
+    assert binomial_cdf(k, n, float(p)) == pytest.approx(float(exact), rel=1e-11)
 
 
 def test_reliability_rises_with_the_score_and_is_calibrated():
