@@ -73,8 +73,10 @@ class Aftermath(Struct, frozen=True):
     """The target would do nothing at all: its outcome is 0, for sure."""
     followed: NDArray[np.bool_]
     """After the action that was taken, the target would have gone on in the same way."""
-    otherwise: Floats
-    """The outcome to expect where it would not."""
+    spent: Floats
+    """Where it would not: what had come of it when the ways part, ..."""
+    rest: Floats
+    """... and what the model predicts from there on."""
 
 
 class Interval(Struct, frozen=True):
@@ -138,7 +140,14 @@ class _Weighed(Struct, frozen=True):
     """E[weight^2] over the logging policy's draw; 1 where refused."""
     supported: Floats
     """The target's probability of actions that the logging policy takes, too; 1 where refused."""
+    refused: NDArray[np.bool_]
     clipped: NDArray[np.bool_]
+
+    @property
+    def known_share(self) -> float:
+        """The share of the target's choices whose outcome the log can tell, up to the last step."""
+        started = float(self.weight.mean() + np.where(self.refused, 1.0, 0.0).mean())
+        return float(self.supported.mean() * self.known_weight.mean()) / started if started > 0.0 else 0.0
 
     @property
     def apart(self) -> float:
@@ -163,7 +172,7 @@ def estimate(
     seen = _weigh(logged, target_propensities, after, max_weight)
     snips, snips_difference = _snips(logged, seen)
     dr, dr_difference, direct = _doubly_robust(logged, target_propensities, model, after, seen)
-    share = float(seen.supported.mean())
+    share = seen.known_share
     low = min(1.0, max(0.0, share * snips.mean))
     return Estimates(
         logged=_observed(logged),
@@ -180,7 +189,7 @@ def estimate(
 
 def nothing_differs(count: int) -> Aftermath:
     """Return the aftermath of plain choices: the outcome depends on the action alone."""
-    return Aftermath(np.zeros(count, dtype=bool), np.ones(count, dtype=bool), np.zeros(count))
+    return Aftermath(np.zeros(count, dtype=bool), np.ones(count, dtype=bool), np.zeros(count), np.zeros(count))
 
 
 def _check(logged: LoggedDecisions, target: Floats, model: DirectModel) -> None:
@@ -214,6 +223,7 @@ def _weigh(logged: LoggedDecisions, target: Floats, after: Aftermath, limit: flo
         outcome=np.where(after.refused, 0.0, logged.outcomes),
         second_moment=np.where(after.refused, 1.0, squares.sum(axis=1)),
         supported=np.where(after.refused, 1.0, np.where(possible, target, 0.0).sum(axis=1)),
+        refused=after.refused,
         clipped=raw > limit,
     )
 
@@ -253,20 +263,18 @@ def _doubly_robust(
     logged: LoggedDecisions, target: Floats, model: DirectModel, after: Aftermath, seen: _Weighed
 ) -> tuple[Interval, Interval, float]:
     """The anchored estimate, its difference from the observed mean, and the direct method's."""
-    answered = ~after.refused
-    fitted, noise = _calibrated(logged, target, model, seen.weight, answered)
-    expected = (target * fitted.target).sum(axis=1)
-    expected_logging = (logged.propensities * fitted.logging).sum(axis=1)
-    outcome = np.where(after.followed, logged.outcomes, after.otherwise)
-    surprise = logged.outcomes - _of_taken(logged, fitted.logging)
-    corrected = expected + seen.weight * (outcome - _of_taken(logged, fitted.target))
-    change = np.where(answered, corrected - expected_logging - surprise, -logged.outcomes)
+    foreseen = _foresee(logged, target, model, after, seen.weight)
+    expected = foreseen.target
+    outcome = np.where(after.followed, logged.outcomes, after.spent + foreseen.rest)
+    surprise = logged.outcomes - foreseen.done_logging
+    corrected = expected + seen.weight * (outcome - foreseen.done_target)
+    change = np.where(after.refused, -logged.outcomes, corrected - foreseen.logging - surprise)
     mean, observed = float(change.mean()), float(logged.outcomes.mean())
-    influence = change - mean + noise
+    influence = change - mean + foreseen.noise
     scatter = max(float(np.mean(surprise**2)), logged.least_scatter)
     moment = float(seen.second_moment.mean())
     whole = float(np.var(expected)) + moment * scatter
-    apart = float(np.var(expected - expected_logging)) + seen.apart * scatter
+    apart = float(np.var(expected - foreseen.logging)) + seen.apart * scatter
     return (
         _interval(observed + mean, influence + logged.outcomes - observed, whole),
         _interval(mean, influence, apart),
@@ -274,22 +282,56 @@ def _doubly_robust(
     )
 
 
-def _calibrated(
-    logged: LoggedDecisions, target: Floats, model: DirectModel, weight: Floats, answered: NDArray[np.bool_]
-) -> tuple[DirectModel, Floats]:
-    """The model made right on average over what was done, and what each decision thereby adds to DR's influence."""
-    done, outcomes = _of_taken(logged, model.logging), logged.outcomes
+class _Foreseen(Struct, frozen=True):
+    """The model's word on each decision, moved to what was observed; shapes (n,)."""
+
+    target: Floats
+    """Mean over the target's choices; 0 where refused."""
+    logging: Floats
+    """Mean over the logging policy's choices."""
+    done_target: Floats
+    """Of what was done, if the target goes on from there."""
+    done_logging: Floats
+    rest: Floats
+    noise: Floats
+    """What each decision adds to the estimate's influence by having moved the model."""
+
+
+def _foresee(
+    logged: LoggedDecisions, target: Floats, model: DirectModel, after: Aftermath, weight: Floats
+) -> _Foreseen:
+    raw = _Foreseen(
+        target=(target * model.target).sum(axis=1),
+        logging=(logged.propensities * model.logging).sum(axis=1),
+        done_target=_of_taken(logged, model.target),
+        done_logging=_of_taken(logged, model.logging),
+        rest=after.rest,
+        noise=np.zeros(len(weight)),
+    )
+    parted = weight * ~after.followed
+    answered = target.sum(axis=1)
     if model.calibration == "shift":
-        shift = float((outcomes - done).mean())
-        fitted = DirectModel(model.target + shift, model.logging + shift)
-        return fitted, float((target.sum(axis=1) - weight).mean()) * (outcomes - done - shift)
-    if model.calibration == "scale" and done.mean() > 0.0:
-        factor = float(outcomes.mean() / done.mean())
-        moved = (target * model.target).sum(axis=1) - (logged.propensities * model.logging).sum(axis=1)
-        slope = float((answered * (moved - weight * _of_taken(logged, model.target) + done)).mean())
-        fitted = DirectModel(model.target * factor, model.logging * factor)
-        return fitted, slope * (outcomes - factor * done) / float(done.mean())
-    return model, np.zeros(len(outcomes))
+        shift = float((logged.outcomes - raw.done_logging).mean())
+        slope = float((answered - weight + parted).mean())
+        return _moved(raw, 1.0, shift, answered, slope * (logged.outcomes - raw.done_logging - shift))
+    scale = float(raw.done_logging.mean())
+    if model.calibration == "scale" and scale > 0.0:
+        factor = float(logged.outcomes.mean()) / scale
+        change = raw.target - raw.logging + raw.done_logging - weight * raw.done_target + parted * raw.rest
+        slope = float(np.where(after.refused, 0.0, change).mean()) / scale
+        return _moved(raw, factor, 0.0, answered, slope * (logged.outcomes - factor * raw.done_logging))
+    return raw
+
+
+def _moved(raw: _Foreseen, factor: float, shift: float, answered: Floats, noise: Floats) -> _Foreseen:
+    return _Foreseen(
+        target=raw.target * factor + shift * answered,
+        logging=raw.logging * factor + shift,
+        done_target=raw.done_target * factor + shift,
+        done_logging=raw.done_logging * factor + shift,
+        rest=raw.rest * factor + shift,
+        noise=noise,
+    )
 
 
 def _interval(mean: float, influence: Floats, implied_variance: float = 0.0) -> Interval:

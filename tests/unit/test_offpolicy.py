@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pipelines.offpolicy import Aftermath, DirectModel, LoggedDecisions, estimate, nothing_differs
 
@@ -152,19 +153,19 @@ def test_a_model_off_by_a_factor_is_moved_to_what_was_seen():
 
 def test_a_refused_call_brings_nothing_for_sure():
     after = nothing_differs(3)
-    after = Aftermath(np.array([False, True, False]), after.followed, after.otherwise)
+    after = structs.replace(after, refused=np.array([False, True, False]))
     target = np.array([[0.8, 0.2], [0.0, 0.0], [0.5, 0.5]])
     made = by_hand(target=target, aftermath=after)
     assert made.overlap.refused == pytest.approx(1 / 3) and made.overlap.unsupported == pytest.approx(0)
     assert (made.ips.mean, made.snips.mean, made.dr.mean) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
-    everything = Aftermath(np.ones(3, dtype=bool), after.followed, after.otherwise)
+    everything = structs.replace(after, refused=np.ones(3, dtype=bool))
     none = by_hand(target=np.zeros((3, 2)), aftermath=everything)
     assert (none.snips.mean, none.dr.mean, none.dr_difference.mean) == pytest.approx((0.0, 0.0, -2 / 3))
 
 
 def test_where_the_ways_part_later_the_expected_rest_takes_the_outcomes_place():
     followed = np.array([True, False, True])
-    after = Aftermath(np.zeros(3, dtype=bool), followed, np.array([0.0, 0.9, 0.0]))
+    after = Aftermath(np.zeros(3, dtype=bool), followed, np.array([0.0, 0.2, 0.0]), np.array([0.0, 0.7, 0.0]))
     made = by_hand(target=LOGGED, aftermath=after)
     assert made.dr.mean == pytest.approx((1.0 + 0.9 + 1.0) / 3)
     assert made.snips.mean == pytest.approx(1.0)  # of the two that would have gone on alike
