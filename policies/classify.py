@@ -2,7 +2,7 @@
 
 `unknown` is a real answer: nothing matched, or two clusters matched equally well. The caller's `task_type` is a hint:
 it is compared with the finding, it may break a tie, and it never decides alone. All patterns run in RE2, in one pass of
-linear time. A learned second stage fits behind the same `Classifier`. Knows nothing of files.
+linear time. The learned second stage is `two_stage`. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from registry.errors import ConfigError
 from registry.identifiers import UNKNOWN_CLUSTER
 
-Source = Literal["signature", "pattern", "keyword", "none"]
+Source = Literal["signature", "pattern", "keyword", "learned", "none"]
 ClusterName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
 Text = Annotated[str, Meta(min_length=1, max_length=2000)]
 
@@ -69,6 +69,8 @@ class ClassifyInput(Struct, frozen=True):
     tool_names: tuple[str, ...] = ()
     task_type: str | None = None
     """The caller's hint, as given."""
+    json_keys: tuple[str, ...] = ()
+    """Top-level keys of the answer that the call asks for."""
 
 
 class Classification(Struct, frozen=True):
@@ -216,9 +218,10 @@ class TableClassifier:
     def _answer(
         self, cluster: str, source: Source, confidence: float, given: ClassifyInput, reason: str
     ) -> Classification:
-        return Classification(cluster, source, confidence, self._agrees(given.task_type, cluster), reason)
+        return Classification(cluster, source, confidence, self.agrees(given.task_type, cluster), reason)
 
-    def _agrees(self, task_type: str | None, cluster: str) -> bool | None:
+    def agrees(self, task_type: str | None, cluster: str) -> bool | None:
+        """Say whether the hint's word stands for the cluster; None without a hint or when nobody knows the word."""
         if not task_type:
             return None
         named = self._by_hint.get(_hint(task_type))

@@ -15,13 +15,15 @@ from msgspec import Struct, structs
 from observations.records import AttemptRecord, CallRecord, PlanRecord
 from policies.access import tier_for
 from policies.budget import Reservation
-from policies.classify import Classifier, ClassifyInput
+from policies.classify import ClassifyInput
 from policies.plan import PlanRequest
 from policies.planner import plan
 from policies.terms import PlannerPolicy, terms_of
+from policies.two_stage import TwoStageClassifier
 from policies.verify import Verifier
 from registry.errors import StorageError
 from registry.identifiers import UNKNOWN_CLUSTER
+from specialists.contexts import json_keys_of
 
 from .beliefs import Beliefs
 from .decision import Decision
@@ -43,7 +45,7 @@ class Policies(Struct, frozen=True):
     """The operators' policies in force, and their digest."""
 
     planner: PlannerPolicy
-    classifier: Classifier
+    classifier: TwoStageClassifier
     digest: str
 
 
@@ -93,6 +95,7 @@ class Gateway:
                 text=job.text,
                 tool_names=job.tool_names,
                 task_type=job.hints.task_type,
+                json_keys=json_keys_of(job.call.response_format),
             )
         )
         key_tier = tier_for(job.caller.tenant, job.hints.user_tier)

@@ -15,6 +15,7 @@ from policies.access import AccessPolicy
 from policies.classify import ClusterTable, TableClassifier
 from policies.redaction_policy import RedactionPolicy, policy_from_mapping
 from policies.terms import PlannerPolicy
+from policies.two_stage import TwoStageClassifier
 from registry.errors import ConfigError
 from registry.identifiers import digest_of
 from registry.strict_yaml import load_strict
@@ -41,7 +42,7 @@ def load_policies(folder: Path) -> PolicyFiles:
     access = _load(folder / "access.yaml", AccessPolicy)
     digest = "sha256:" + digest_of([to_builtins(planner), to_builtins(clusters)])
     return PolicyFiles(
-        decisions=Policies(planner=planner, classifier=TableClassifier(clusters), digest=digest),
+        decisions=Policies(planner=planner, classifier=TwoStageClassifier(TableClassifier(clusters)), digest=digest),
         access=access,
         redaction=_redaction(folder / "redaction.yaml"),
     )

@@ -41,6 +41,7 @@ from .exchange import Intake
 from .gateway import Gateway, Parts
 from .job import Job
 from .keys import KeyRing
+from .learned_classifier import ClassifierKeeper
 from .limits import Limits
 from .loading import RecordLoader
 from .log import get
@@ -67,6 +68,9 @@ class Services:
         environment = os.environ if environment is None else environment
         self.paths = StatePaths(settings.state).create()
         self.policies: PolicyFiles = load_policies(settings.policies)
+        self._classifier = ClassifierKeeper(
+            settings.classifier or self.paths.root / "classifier", self.policies.decisions.classifier
+        )
         self.holder = CatalogHolder(settings.registry, environment)
         self.metrics = Metrics()
         self.keys = KeyRing.load(self.paths.root / "keys.json", loopback=settings.is_loopback)
@@ -122,12 +126,14 @@ class Services:
     async def start(self) -> None:
         """Start backends, the registry watch and the loader."""
         self._belief_keeper.recall()
+        self._classifier.look()
         self.holder.subscribe(self.roster.follow)
         self._report(self.holder.status)
         self._tasks = [
             asyncio.create_task(watch(self.holder, self.settings.reload_interval_s, self._report)),
             asyncio.create_task(self._keep_probing()),
             asyncio.create_task(self._keep_adapters()),
+            asyncio.create_task(self._classifier.run(self.settings.reload_interval_s)),
             asyncio.create_task(self._belief_keeper.run(self.settings.beliefs_interval_s)),
         ]
         if self.policies.access.has_budgets:
@@ -155,6 +161,8 @@ class Services:
             trouble.append(f"registry: {status.error}")
         if self._loader is not None and (stuck := self._loader.trouble()):
             trouble.append(f"loader: {stuck}")
+        if self._classifier.trouble:
+            trouble.append(f"classifier: {self._classifier.trouble}")
         if self.keys.reload_error is not None:
             trouble.append(f"keys: {self.keys.reload_error}")
         state = "ready" if not trouble else "degraded"

@@ -41,13 +41,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     require_record: bool = False
     """True: a call whose record cannot be written is refused with 503. False: it is answered and counted."""
     reload_interval_s: float = 1.0
-    """How often the registry file is looked at."""
+    """How often the registry file and the classifier's folder are looked at."""
     plans_kept: int = 2_000
     """Recent plans held in memory for `/v1/plans/{id}`; older ones come from the store."""
     segment_age_s: float = 2.0
     """Age at which a spool segment is closed and handed to the loader."""
     spool_max_bytes: int = 1024 * 1024 * 1024
     """Size at which the spool sheds records (counted) rather than fill the disk."""
+    classifier: Path | None = None
+    """Folder of the fitted classifier; `classifier` in the state folder by default. A new fit is taken up at once."""
     beliefs: Path | None = None
     """Folder of what routers have learned, a file each; `beliefs` in the state folder unless several share one."""
     router_name: str = "router"

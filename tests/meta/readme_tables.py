@@ -45,4 +45,6 @@ def _field_docstrings(owner: type[Any]) -> dict[str, str]:
 def _shown(default: Any) -> str:
     if isinstance(default, Path) and default.is_absolute():
         return default.relative_to(ROOT).as_posix()
+    if default is None:
+        return "beside the others"
     return str(default).lower() if isinstance(default, bool) else str(default)
