@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 INTERCEPT_CALLS: Final = (1.0, 1e-3)
 """What the prior of the intercept is worth, in outcomes, by head."""
-SLOPE_CALLS: Final = (10.0, 1.0)
+SLOPE_CALLS: Final = (20.0, 1.0)
 """What the prior (zero) of every other coefficient is worth."""
 PRIOR_INTERCEPT: Final = (0.5, 0.0)
 _NOISE_PRIOR: Final = (0.25, 0.5)
