@@ -43,7 +43,7 @@ class ConfidencePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Bound on P(accepted and wrong) over a specialist's calls."""
     delta: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """The bound may fail with at most this probability over the calibration sample."""
-    min_sample: Annotated[int, Meta(ge=1)] = 50
+    min_sample: Annotated[int, Meta(ge=1)] = 300
     """Fewer judged answers than this: the registry's threshold stays."""
     window: Annotated[int, Meta(ge=50, le=100_000)] = 2_000
     """The newest judged answers that a calibration looks at."""

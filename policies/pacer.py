@@ -8,7 +8,10 @@ over a horizon; so it works for endless traffic and for prices that change.
 
 Of each menu only its upper concave hull matters: from the cheapest alternative up, steps of falling gain per dollar.
 All hulls' steps sorted by gain per dollar are the fractional multiple-choice knapsack (Sinha, Zoltners 1979), so one
-sort solves it. Knows nothing of what the alternatives are. Pure: no clock, no I/O.
+sort solves it. Calls that are all alike have one gain per dollar, and a price could only take all or none of them; so
+the price trembles by a few per cent from call to call, and any share of them can be taken.
+
+Knows nothing of what the alternatives are. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ Array = NDArray[np.float64]
 
 MOST_STEPS: Final = 8
 """Steps kept of a menu's hull, those of the most gain per dollar: enough for any choice that is not absurd."""
+_GOLDEN: Final = 0.6180339887498949
 HIGHEST_LAM: Final = 1e12
 """Quality per US dollar at which only the cheapest alternative is ever taken."""
 _EARLY_CALLS: Final = 64
@@ -45,6 +49,8 @@ class PacerOptions(Struct, frozen=True):
     resolve_every: int = 8
     reserve: float = 0.5
     """What is kept back, in standard deviations of the balance that the calls' own scatter causes."""
+    tremble: float = 0.05
+    """How far, as a share of itself, the price of one call may be off the price that was solved for."""
     most: float = 2.0
     """A call's share of the plan is never above this many ceilings."""
     most_saved: float = 2_000.0
@@ -72,8 +78,8 @@ class Pacer:
 
     @property
     def lam(self) -> float:
-        """Quality that a US dollar must buy; 0 while the ceiling does not bind."""
-        return self._lam
+        """Quality that a US dollar must buy on the next call; 0 while the ceiling does not bind."""
+        return self._lam * self._tremble()
 
     @property
     def balance_usd(self) -> float:
@@ -114,14 +120,19 @@ class Pacer:
         """Keep the menu's hull; return what the choice at the present price would be expected to cost."""
         if not len(costs):
             return 0.0
-        slot = self._seen % len(self._base)
+        slot, tremble = self._seen % len(self._base), self._tremble()
         self._seen += 1
         self._base[slot], gains, extra = hull(values, costs)
         steps = min(MOST_STEPS, len(gains))
         self._gains[slot] = self._extra[slot] = 0.0
-        self._gains[slot, :steps], self._extra[slot, :steps] = gains[:steps], extra[:steps]
-        taken = sum(dollars for gain, dollars in zip(gains, extra, strict=True) if gain > self._lam)
+        self._gains[slot, :steps] = [gain / tremble for gain in gains[:steps]]
+        self._extra[slot, :steps] = extra[:steps]
+        taken = sum(dollars for gain, dollars in zip(gains, extra, strict=True) if gain > self._lam * tremble)
         return float(self._base[slot]) + taken
+
+    def _tremble(self) -> float:
+        """Factor of the price for the call after those seen: evenly spread (multiples of the golden ratio)."""
+        return 1.0 + self._options.tremble * (2.0 * (self._seen * _GOLDEN % 1.0) - 1.0)
 
     def _solve(self) -> None:
         count = min(self._seen, len(self._base))

@@ -7,6 +7,7 @@ that a model can write makes `verify` raise. Knows nothing of backends.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any, Final
 
@@ -202,6 +203,10 @@ def _refused(answer: Answer) -> Verdict | None:
 def _unsure(answer: Answer, threshold: float | None) -> Verdict | None:
     if threshold is None:
         return None
+    if threshold == math.inf:
+        return Verdict(
+            "unsure", "confidence", "its judged answers justify no threshold, so none of its answers is believed"
+        )
     if answer.confidence is None:
         return Verdict("unsure", "confidence", "its backend gave no log-probabilities, and a threshold is set")
     if answer.confidence >= threshold:  # false for NaN

@@ -24,8 +24,11 @@ from policies.terms import PlannerPolicy
 from registry.identifiers import UNKNOWN_CLUSTER
 
 from .belief_store import Learned
+from .log import get
 from .pace import Menu, Pace
 from .wire.chat import FeedbackRequest
+
+_log = get("beliefs")
 
 REMEMBERED: Final = 20_000
 """Calls whose vectors are kept for feedback; what is said of older ones still counts for their cluster."""
@@ -184,16 +187,23 @@ class Beliefs:
         served = next((a for a in call.attempts if a.candidate == call.served_by and a.outcome == "verified"), None)
         if served is None or served.confidence is None or served.threshold is None:
             return
-        self.confidence.observe(
-            served.candidate,
-            JudgedAnswer(
-                id=call.id,
-                at_ms=int(time.time() * 1000),
-                score=served.confidence,
-                right=reward.value >= 0.5,
-                judged_from=served.threshold,
-            ),
+        answer = JudgedAnswer(
+            id=call.id,
+            at_ms=int(time.time() * 1000),
+            score=served.confidence,
+            right=reward.value >= 0.5,
+            judged_from=served.threshold,
         )
+        made = self.confidence.observe(served.candidate, answer)
+        if made is not None:
+            _log.info(
+                "confidence calibrated",
+                specialist=served.candidate,
+                threshold=made.threshold,
+                coverage=made.coverage,
+                risk_upper=made.risk_upper,
+                sample=made.sample,
+            )
 
 
 def now_h() -> float:
