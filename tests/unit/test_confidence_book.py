@@ -9,7 +9,7 @@ from policies.confidence_book import ACCEPT_NOTHING, ConfidenceBook, JudgedAnswe
 from policies.learning import ConfidencePolicy
 from registry.errors import BadInputError, StorageError
 
-POLICY = ConfidencePolicy()
+POLICY = ConfidencePolicy(min_sample=50)
 REGISTRY = -7.0
 SHIFT = 1.8124  # AUROC 0.9
 
@@ -194,9 +194,9 @@ def test_the_state_goes_through_json_and_comes_back():
 
 
 def test_a_state_of_another_bound_is_calibrated_anew():
-    book = ConfidenceBook(ConfidencePolicy(max_accepted_wrong=0.3))
+    book = ConfidenceBook(ConfidencePolicy(max_accepted_wrong=0.3, min_sample=50))
     feed(book, stream(np.random.default_rng(6), 1_000, 0.3))
-    strict = ConfidenceBook(ConfidencePolicy(max_accepted_wrong=0.02))
+    strict = ConfidenceBook(ConfidencePolicy(max_accepted_wrong=0.02, min_sample=50))
     strict.restore(book.state())
     assert strict.calibration("s").alpha == 0.02
     assert strict.threshold("s", None) > book.threshold("s", None)
@@ -241,7 +241,7 @@ def test_two_books_become_one():
 
 
 def test_the_book_is_bounded():
-    book = ConfidenceBook(ConfidencePolicy(window=100), max_specialists=3)
+    book = ConfidenceBook(ConfidencePolicy(window=100, min_sample=50), max_specialists=3)
     for name in "abcd":
         feed(book, [judged(n) for n in range(250)], name)
     assert sorted(book.state()["specialists"]) == ["b", "c", "d"]
