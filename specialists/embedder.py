@@ -8,8 +8,10 @@ is for.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from registry.errors import BadInputError, ConfigError
 
-from .model_folder import ModelFolder, pack, read, write
+from .model_folder import Manifest, ModelFolder, pack, read, write
 from .words import WORDS_VERSION, words_of
 
 EMBEDDER_KIND: Final = "text-embedder"
@@ -41,6 +43,17 @@ class Projection(Struct, frozen=True):
     """Of the words, those in the vocabulary; 1 for a text without words."""
     energy: float
     """Of the TF-IDF vector's length, what the projection kept, 0..1: low for words in unusual company."""
+
+
+class Reading(Struct, frozen=True):
+    """What the vocabulary finds in a text."""
+
+    word_count: int
+    known_share: float
+    features: NDArray[np.int64]
+    """The different known words and pairs, sorted."""
+    weights: NDArray[np.float32]
+    """TF-IDF weight of each."""
 
 
 class HashingEmbedder:
@@ -120,8 +133,6 @@ class TextEmbedder:
         self._rows = np.ascontiguousarray(components, dtype=np.float32)
         self.dimension = int(self._rows.shape[1])
         self.facts = {**facts, "dimension": self.dimension, "words_version": WORDS_VERSION}
-        self._packed = pack(EMBEDDER_KIND, self.facts, self.arrays())
-        self.name = f"svd{self.dimension}-{WORDS_VERSION}:sha256:{self._packed[0].short_digest}"
 
     @classmethod
     def load(cls, folder: Path) -> TextEmbedder:
@@ -149,9 +160,27 @@ class TextEmbedder:
             raise ConfigError(f"{where}: {len(made._vocabulary)} features and {len(made._rows)} rows. Fit it again.")
         return made
 
+    @cached_property
+    def name(self) -> str:
+        """Version string with the digest of the numbers."""
+        return f"svd{self.dimension}-{WORDS_VERSION}:sha256:{self._pack()[0].short_digest}"
+
+    @property
+    def feature_count(self) -> int:
+        """Words and pairs together."""
+        return len(self._vocabulary)
+
+    @property
+    def word_count(self) -> int:
+        """Words alone: the features below this number."""
+        return len(self._vocabulary.words)
+
     def save(self, folder: Path) -> None:
         """Write the embedder into the folder, over an older one. Raises StorageError."""
-        write(folder, *self._packed)
+        write(folder, *self._pack())
+
+    def _pack(self) -> tuple[Manifest, bytes]:
+        return pack(EMBEDDER_KIND, self.facts, self.arrays())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is stored. Components are rounded to half precision by whoever fits them."""
@@ -172,16 +201,23 @@ class TextEmbedder:
 
     def project(self, text: str) -> Projection:
         """Return the text's vector and how much of the text it stands for."""
+        return self.project_reading(self.read(text))
+
+    def read(self, text: str) -> Reading:
+        """Return the features of a text, for those who need more of it than the vector."""
         words = words_of(text)
         numbers = self._vocabulary.numbers_of(words)
-        features = self._vocabulary.features_of(numbers)
-        if len(features) == 0:
-            return Projection(np.zeros(self.dimension), 0.0 if words else 1.0, 0.0)
-        ids, weights = weigh(features, self._idf)
-        projected = weights @ self._rows.take(ids, axis=0)
-        length = float(np.sqrt(projected @ projected))
-        energy = length / float(np.sqrt(weights @ weights))
-        return Projection(_unit(projected), float(np.mean(numbers >= 0)), min(energy, 1.0))
+        known_share = float(np.count_nonzero(numbers >= 0)) / len(words) if words else 1.0
+        return Reading(len(words), known_share, *weigh(self._vocabulary.features_of(numbers), self._idf))
+
+    def project_reading(self, reading: Reading) -> Projection:
+        """Return the vector of a text that was read."""
+        weights = reading.weights
+        if len(weights) == 0:
+            return Projection(np.zeros(self.dimension), reading.known_share, 0.0)
+        projected = weights @ self._rows.take(reading.features, axis=0)
+        energy = math.sqrt(float(projected @ projected) / float(weights @ weights))
+        return Projection(_unit(projected), reading.known_share, min(energy, 1.0))
 
 
 def weigh(features: NDArray[np.int64], idf: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

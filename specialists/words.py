@@ -13,7 +13,7 @@ from typing import Final
 WORDS_VERSION: Final = "words1"
 """Part of an embedder's name: another way of cutting words is another embedder."""
 
-HEAD_CHARS: Final = 3_072
+HEAD_CHARS: Final = 2_048
 TAIL_CHARS: Final = 1_024
 """A longer text counts with its beginning and its end: the question stands at one of them."""
 
