@@ -55,7 +55,7 @@ from .telemetry import Telemetry
 from .vectors import TextVectors
 
 _log = get("services")
-VECTOR_DIMENSION = 31
+EMBEDDING_DIMENSION = 32
 _ADAPTER_INTERVAL_S = 1.0
 _PROBE_INTERVAL_S = 5.0
 
@@ -86,7 +86,7 @@ class Services:
             self.spool, warm_redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
         )
         conduct = ConductBook()
-        self.beliefs = Beliefs(self.policies.decisions.planner, TextVectors(hashing_embedder(VECTOR_DIMENSION)))
+        self.beliefs = Beliefs(self.policies.decisions.planner, TextVectors(hashing_embedder(EMBEDDING_DIMENSION)))
         self.telemetry = Telemetry(self.metrics, conduct, self.beliefs)
         context = BackendContext(state=self.paths.root, environment=environment)
         self.roster = Roster(self.holder.catalog, lambda entry: make_backend(entry, context), conduct, self.beliefs)

@@ -1,4 +1,7 @@
-"""A call's text as the bandit's vector: a constant, then the text's embedding."""
+"""A call's text as the bandit's vector: a constant, countable features of the text, its embedding.
+
+The embedding needs no fitting and never changes, so what was learned in it stays good for as long as the router runs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.text_features import VERSION, text_features
 
 
 class Embedder(Protocol):
@@ -31,9 +36,9 @@ class TextVectors:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        self.name = f"1+{embedder.name}"
-        self.dimension = 1 + embedder.dimension
+        self.name = f"{VERSION}+{embedder.name}"
+        self.dimension = len(self.of(""))
 
     def of(self, text: str) -> NDArray[np.floating]:
         """The vector, shape (dimension,)."""
-        return np.concatenate((np.ones(1), self._embedder.embed(text)))
+        return np.concatenate(((1.0,), text_features(text), self._embedder.embed(text)))
