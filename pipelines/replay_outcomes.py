@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -66,6 +66,9 @@ class Pass(Struct, frozen=True):
     propensities: NDArray[np.float64]
     """Shape (steps, arms)."""
     decision_ms: NDArray[np.float64]
+    """Wall time of each decision."""
+    decision_cpu_ms: NDArray[np.float64]
+    """Processor time of each, which a busy machine stretches less."""
 
 
 class Task(Struct, frozen=True):
@@ -92,25 +95,25 @@ def default_budgets(outcomes: Outcomes) -> tuple[float, ...]:
 
 
 def replay_once(recipe: RouterRecipe, outcomes: Outcomes, task: Task, limit: int | None = None) -> Pass:
-    """One pass, in this process; `limit` ends it after so many rows. `decision_ms` is the wall time of `decide`."""
+    """One pass, in this process; `limit` ends it after so many rows."""
     count = len(outcomes.prompts)
     rows = np.random.default_rng([task.seed, count]).permutation(count) if task.shuffle else np.arange(count)
     rows = rows[:limit].astype(np.int64)
     index = {arm: number for number, arm in enumerate(outcomes.arms)}
     picks = np.zeros(len(rows), dtype=np.int64)
     propensities = np.zeros((len(rows), len(index)))
-    took_ns = np.zeros(len(rows))
+    took_ns = np.zeros((2, len(rows)))
     router = recipe(outcomes.arms, task.budget_usd, task.seed)
     for step, row in enumerate(rows):
         prompt = outcomes.prompts[row]
-        started = perf_counter_ns()
+        started, cpu_started = perf_counter_ns(), thread_time_ns()
         decision: OnlineDecision = router.decide(prompt)
-        took_ns[step] = perf_counter_ns() - started
+        took_ns[:, step] = perf_counter_ns() - started, thread_time_ns() - cpu_started
         pick = picks[step] = index[decision.arm]
         for arm, chance in decision.propensities.items():
             propensities[step, index[arm]] = chance
         router.learn(decision, float(outcomes.rewards[row, pick]), float(outcomes.costs_usd[row, pick]))
-    return Pass(task.budget_usd, task.seed, rows, picks, propensities, took_ns / 1e6)
+    return Pass(task.budget_usd, task.seed, rows, picks, propensities, *(took_ns / 1e6))
 
 
 def run_passes(
@@ -146,12 +149,12 @@ def run_passes(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def time_decisions(recipe: RouterRecipe, outcomes: Outcomes, task: Task, rows: int = 1_000) -> NDArray[np.float64]:
-    """Milliseconds of each `decide` in a pass of its own, in this process with no other pass beside it.
+def time_decisions(recipe: RouterRecipe, outcomes: Outcomes, task: Task, rows: int = 1_000) -> Pass:
+    """A pass over the first rows for its decision times alone, in this process with no other pass beside it.
 
     The passes proper share the cores, so their times would measure the machine's load.
     """
-    return replay_once(recipe, outcomes, task, limit=rows).decision_ms
+    return replay_once(recipe, outcomes, task, limit=rows)
 
 
 def _cores() -> int:

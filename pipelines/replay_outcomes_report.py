@@ -134,10 +134,13 @@ class Gap(Struct, frozen=True):
 
 
 class DecisionTimes(Struct, frozen=True):
-    """Wall time of a decision, embedding included, measured alone."""
+    """Time of a decision, embedding included, measured alone: `p50` and `p99` of wall time."""
 
     p50: float
     p99: float
+    cpu_p50: float
+    cpu_p99: float
+    """Of processor time, for runs on a busy machine."""
     decisions: int
 
 
@@ -160,7 +163,8 @@ class OutcomeReport(Struct, frozen=True, omit_defaults=True):
 class RunFacts(Struct, frozen=True):
     """What a report says of the run beside its passes."""
 
-    decision_ms: Floats
+    timed: Pass
+    """The pass that was run alone for its decision times."""
     warmup_rows: int
     seeds: int
     warnings: tuple[str, ...] = ()
@@ -176,7 +180,7 @@ def summarise(outcomes: Outcomes, passes: Sequence[Pass], facts: RunFacts) -> Ou
     return OutcomeReport(
         curve=curve,
         baselines=_baselines(outcomes, budgets, mixtures, oracles),
-        decision_ms=_times(facts.decision_ms),
+        decision_ms=_times(facts.timed),
         details=[
             _detail(outcomes, group, {**mixture, "oracle": best})
             for group, mixture, best in zip(groups, mixtures, oracles, strict=True)
@@ -307,9 +311,9 @@ def _stderr(values: Floats) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def _times(decision_ms: Floats) -> DecisionTimes:
-    p50, p99 = np.percentile(decision_ms, [50, 99])
-    return DecisionTimes(float(p50), float(p99), len(decision_ms))
+def _times(timed: Pass) -> DecisionTimes:
+    wall, cpu = (np.percentile(ms, [50, 99]) for ms in (timed.decision_ms, timed.decision_cpu_ms))
+    return DecisionTimes(float(wall[0]), float(wall[1]), float(cpu[0]), float(cpu[1]), len(timed.decision_ms))
 
 
 def _arm_means(outcomes: Outcomes) -> dict[str, dict[str, float]]:

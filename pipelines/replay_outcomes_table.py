@@ -65,7 +65,10 @@ def sentences(report: OutcomeReport) -> Iterator[str]:
     if report.gap:
         yield _gap_sentence(report.gap)
     times, check = report.decision_ms, report.propensities
-    yield f"A decision took {times.p50:.2f} ms (p50) and {times.p99:.2f} ms (p99), embedding included, measured alone."
+    yield (
+        f"A decision took {times.p50:.2f} ms (p50) and {times.p99:.2f} ms (p99), embedding included, measured alone; "
+        f"{times.cpu_p50:.2f} and {times.cpu_p99:.2f} ms of processor time."
+    )
     sound = check.worst_sum_error < 1e-6 and not check.picks_without_chance and check.largest_z < 4
     yield (
         f"Logged chances {'fit' if sound else 'DO NOT FIT'} the picks: sums off by {check.worst_sum_error:.1g}, "

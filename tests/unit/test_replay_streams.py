@@ -32,7 +32,7 @@ def flat(rows: int = 400) -> Outcomes:
 def passed(picks: list[int], budget: float = 4.0, rows: np.ndarray | None = None) -> Pass:
     count = len(picks)
     order = np.arange(count) if rows is None else rows
-    return Pass(budget, 0, order, np.array(picks), np.eye(3)[picks], np.zeros(count))
+    return Pass(budget, 0, order, np.array(picks), np.eye(3)[picks], np.zeros(count), np.zeros(count))
 
 
 def test_drawn_rewards_have_the_means_that_they_claim() -> None:
