@@ -18,7 +18,8 @@ import time
 import numpy as np
 from msgspec import Struct
 
-from pipelines.offpolicy import Calibration, DirectModel, Estimates, Floats, LoggedDecisions, estimate
+from pipelines.offpolicy import estimate
+from pipelines.offpolicy_values import Calibration, DirectModel, Estimates, Floats, LoggedDecisions
 
 KINDS, ACTIONS = 6, 4
 SHOWN = ("ips", "snips", "dr", "direct", "snips_difference", "dr_difference")
@@ -56,7 +57,7 @@ def judge(world: World, rng: np.random.Generator, count: int, calibration: Calib
     passed = rng.random(count)[:, None] >= np.cumsum(world.logging[kinds], axis=1)
     taken = np.minimum(passed.sum(axis=1), ACTIONS - 1)
     outcomes = (rng.random(count) < world.success[kinds, taken]).astype(np.float64)
-    logged = LoggedDecisions(taken, world.logging[kinds], outcomes, span=1.0)
+    logged = LoggedDecisions(taken, world.logging[kinds], outcomes, lowest=0.0, highest=1.0)
     model = world.model[kinds]
     return estimate(logged, world.target[kinds], DirectModel(model, model, calibration))
 

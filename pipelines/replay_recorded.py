@@ -15,15 +15,8 @@ from msgspec import Struct, structs
 
 from observations.records import CallRecord
 from observations.state import StatePaths
-from pipelines.offpolicy import (
-    Aftermath,
-    Calibration,
-    DirectModel,
-    Estimates,
-    Floats,
-    LoggedDecisions,
-    estimate,
-)
+from pipelines.offpolicy import estimate
+from pipelines.offpolicy_values import Aftermath, Calibration, DirectModel, Estimates, Floats, LoggedDecisions
 from pipelines.recorded_decisions import Recorded, RecordedCall
 from pipelines.replay_decision import Choices, Course, Replanned, replan
 from pipelines.replay_recorded_report import First, Judged, Part, Quantity, RecordedReport
@@ -68,16 +61,16 @@ class _Measure(Struct, frozen=True):
     field: str
     """Of `Course`."""
     calibration: Calibration
-    span: float
+    highest: float
     applies: Callable[[_Decision], bool]
 
 
 _MEASURES: Final = (
     _Measure("reward", "reward", "shift", 1.0, lambda one: one.reward is not None),
     _Measure("judged", "reward", "shift", 1.0, lambda one: one.told),
-    _Measure("cost_usd", "cost_usd", "scale", 0.0, lambda _: True),
+    _Measure("cost_usd", "cost_usd", "scale", np.inf, lambda _: True),
     _Measure("escalated", "escalated", "none", 1.0, lambda _: True),
-    _Measure("latency_ms", "latency_ms", "scale", 0.0, lambda _: True),
+    _Measure("latency_ms", "latency_ms", "scale", np.inf, lambda _: True),
 )
 
 
@@ -102,9 +95,13 @@ def replay_recorded(
 ) -> RecordedReport:
     """Judge the policy by the recorded calls of a state directory. `on_progress` is told (done, total) calls.
 
-    Raises BadInputError when there is no such directory, StorageError when its store cannot be read.
+    Raises BadInputError when there is no such directory or an option makes no sense, StorageError when its store cannot
+    be read.
     """
     options = options or RecordedOptions()
+    if options.max_weight is not None and not options.max_weight >= 1.0:
+        said = f"max_weight is {options.max_weight}; it is a number from 1 (the weight of a choice both make) upwards."
+        raise BadInputError(said, param="max_weight")
     recorded = Recorded.choose(paths, options.since_ms, options.cluster, options.limit, options.seed)
     catalogs = recorded.catalogs()
     decisions: list[_Decision] = []
@@ -196,7 +193,8 @@ def _estimate(decisions: Sequence[_Decision], measure: _Measure, limit: float) -
         taken=np.array([one.taken for one in again], dtype=np.intp),
         propensities=_table([one.logged.propensities for one in again], width),
         outcomes=np.array([getattr(one.observed, measure.field) for one in decisions]),
-        span=measure.span,
+        lowest=0.0,
+        highest=measure.highest,
     )
     model = DirectModel(
         target=_forecasts([one.target for one in again], measure, width),

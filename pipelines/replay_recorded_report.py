@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.offpolicy import Estimates, Interval
+from pipelines.offpolicy_values import Estimates, Interval
 from pipelines.replay_decision import WHY_SKIPPED
 
 Quantity = Literal["reward", "judged", "cost_usd", "escalated", "latency_ms"]
@@ -78,28 +78,35 @@ class RecordedReport(Struct, frozen=True):
         console.print(self.verdict, highlight=False)
 
 
+PER_CALLS: Final = 1_000
+"""Calls that amounts of money are shown for: one call's are too small to read."""
+
 _TITLES: Final[dict[Quantity, str]] = {
-    "reward": "reward (feedback, else checks)",
-    "judged": "reward (feedback alone)",
-    "cost_usd": "US dollars a call",
+    "reward": "reward",
+    "judged": "reward, judged",
+    "cost_usd": f"US dollars, {PER_CALLS:,} calls",
     "escalated": "escalated",
     "latency_ms": "latency, ms",
 }
 
 
+_SHOWN: Final[tuple[Quantity, ...]] = ("reward", "cost_usd", "escalated", "latency_ms")
+
+
 def share(value: float) -> str:
-    """Three digits."""
-    return f"{value:.3f}"
+    """Three digits; no minus before a zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def dollars(value: float) -> str:
-    """Enough digits for small amounts."""
-    return f"{value:.6f}" if abs(value) < 0.1 else f"{value:.4f}"
+    """Of so many calls, with enough digits for small amounts."""
+    amount = value * PER_CALLS
+    return f"{round(amount, 2) + 0.0:.2f}" if abs(amount) >= 10 else f"{round(amount, 4) + 0.0:.4f}"
 
 
 def millis(value: float) -> str:
     """Whole ones, unless they are few."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{round(value, 1) + 0.0:.1f}"
 
 
 WRITTEN: Final[dict[Quantity, Callable[[float], str]]] = {
@@ -117,7 +124,7 @@ def _with_bounds(value: Interval, write: Callable[[float], str]) -> str:
 
 def _quantities_table(part: Part, title: str) -> Table:
     table = Table(
-        "mean, 95 % interval", "decisions", "logged", "new (DR)", "difference (DR)", "new (SNIPS)", title=title,
+        "mean [95 % interval]", "calls", "logged", "new (DR)", "difference (DR)", "new (SNIPS)", title=title,
         box=SIMPLE_HEAD,
     )  # fmt: skip
     for name, found in part.quantities.items():
@@ -150,8 +157,7 @@ def _clusters_table(report: RecordedReport) -> Table:
     for cluster, part in report.clusters.items():
         overlap = part.quantities["cost_usd"].overlap
         cells = []
-        shown: tuple[Quantity, ...] = ("reward", "cost_usd", "escalated", "latency_ms")
-        for name in shown:
+        for name in _SHOWN:
             found = part.quantities.get(name)
             cells.append(_with_bounds(found.dr_difference, WRITTEN[name]) if found else "-")
         head = (cluster, str(part.decisions), f"{overlap.effective:.0f}", f"{overlap.unsupported:.0%}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipelines.offpolicy import Estimates, Overlap
-from pipelines.replay_recorded_report import WRITTEN, Quantity, RecordedReport
+from pipelines.offpolicy_values import Estimates, Overlap
+from pipelines.replay_recorded_report import PER_CALLS, WRITTEN, Quantity, RecordedReport
 
 FEW: Final = 30
 """Below so many (effective) decisions an interval is not worth much."""
@@ -29,28 +29,42 @@ def verdict_of(report: RecordedReport) -> str:
     overlap = quantities["cost_usd"].overlap
     if report.changed == 0.0:
         return f"The new policy decides all {overlap.decisions} calls as they were decided."
-    found = [_change(name, one) for name, one in quantities.items() if name in _VERBS]
-    said = [f"Judged by {overlap.decisions} decisions, the new policy would {_listed(found)}."]
+    found = {name: one for name, one in quantities.items() if name in _WORDS}
+    clear = [_clear(name, one) for name, one in found.items() if one.dr_difference.excludes_zero]
+    open_ = [_open(name, one) for name, one in found.items() if not one.dr_difference.excludes_zero]
+    said = [f"Judged by {overlap.decisions} decisions, the new policy would {_listed(clear)}."] if clear else []
+    if open_:
+        said.append(f"No clear difference in {_listed(open_)}.")
     return " ".join(said + _reservations(report, overlap))
 
 
-_VERBS: Final[dict[Quantity, tuple[str, str, str]]] = {
-    "reward": ("earn {} more reward a call", "earn {} less reward a call", "earn about the same reward"),
-    "cost_usd": ("cost ${} more a call", "cost ${} less a call", "cost about the same"),
-    "escalated": ("escalate {} more of the calls", "escalate {} fewer of the calls", "escalate about as often"),
-    "latency_ms": ("take {} ms longer", "take {} ms less", "take about as long"),
+_WORDS: Final[dict[Quantity, tuple[str, str, str]]] = {
+    "reward": ("reward", "earn {} more reward a call", "earn {} less reward a call"),
+    "cost_usd": (
+        "cost",
+        f"cost ${{}} more for {PER_CALLS:,} calls",
+        f"cost ${{}} less for {PER_CALLS:,} calls",
+    ),
+    "escalated": ("escalations", "escalate {} more of the calls", "escalate {} fewer of the calls"),
+    "latency_ms": ("latency", "take {} ms longer", "take {} ms less"),
 }
 
 
-def _change(name: Quantity, found: Estimates) -> str:
-    """The difference in words; "about the same" only with the interval that leaves room for more."""
-    write, change = WRITTEN[name], found.dr_difference
-    more, less, same = _VERBS[name]
-    bounds = f"95 % interval {write(change.low)} to {write(change.high)}"
-    if not change.excludes_zero:
-        return f"{same} as far as can be told ({bounds})"
+def _clear(name: Quantity, found: Estimates) -> str:
+    change, write = found.dr_difference, WRITTEN[name]
+    _, more, less = _WORDS[name]
     relative = f"{change.mean / found.logged.mean:+.0%}, " if found.logged.mean > 0.0 else ""
-    return f"{(more if change.mean > 0 else less).format(write(abs(change.mean)))} ({relative}{bounds})"
+    said = (more if change.mean > 0 else less).format(write(abs(change.mean)))
+    return f"{said} ({relative}95 % interval {_bounds(name, found)})"
+
+
+def _open(name: Quantity, found: Estimates) -> str:
+    return f"{_WORDS[name][0]} ({_bounds(name, found)})"
+
+
+def _bounds(name: Quantity, found: Estimates) -> str:
+    write, change = WRITTEN[name], found.dr_difference
+    return f"{write(change.low)} to {write(change.high)}"
 
 
 def _reservations(report: RecordedReport, overlap: Overlap) -> list[str]:

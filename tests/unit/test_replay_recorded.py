@@ -172,7 +172,7 @@ def test_a_stricter_policy_is_foretold_where_exploration_has_tried_it(tmp_path):
     for quantity, change in zip(("reward", "cost_usd"), changes, strict=True):
         assert is_near(report.total.quantities[quantity].dr_difference, change), quantity
     cost = report.total.quantities["cost_usd"].dr_difference
-    assert cost.low > 0 and "more a call" in report.verdict
+    assert cost.low > 0 and "more for 1,000 calls" in report.verdict
 
 
 def test_what_was_never_tried_is_called_the_predictions_word(tmp_path):
@@ -288,13 +288,22 @@ def test_clusters_window_and_sample(tmp_path):
     assert one == replay_recorded(state, policy(), RecordedOptions(limit=25, seed=1))
 
 
+def test_weights_can_be_cut_and_it_is_said(tmp_path):
+    events = Log(policy(explored=0.5), doubt=0.15).calls(200).events
+    new = policy(sla=0.85, explored=0.5)
+    cut = replayed(tmp_path, events, new, max_weight=2.0)
+    assert cut.total.quantities["reward"].overlap.max_weight == 2.0 and "Weights were cut" in cut.verdict
+    with pytest.raises(BadInputError, match="max_weight is 0.5"):
+        replay_recorded(StatePaths(tmp_path / "state"), new, RecordedOptions(max_weight=0.5))
+
+
 def test_the_report_is_plain_json_and_a_table(tmp_path):
     report = replayed(tmp_path, Log(policy(), doubt=0.1).calls(80).events, policy(sla=0.85))
     built = json.loads(json.dumps(report.as_json()))
     assert built["total"]["quantities"]["cost_usd"]["dr_difference"]["mean"] > 0 and built["verdict"]
     out = io.StringIO()
     report.as_table(Console(file=out, width=160))
-    assert "US dollars a call" in out.getvalue() and "middle" in out.getvalue()
+    assert "US dollars, 1,000 calls" in out.getvalue() and "middle" in out.getvalue()
     assert report.verdict in " ".join(out.getvalue().split())
 
 
