@@ -192,7 +192,7 @@ def _head(signs: Signs, options: FitOptions) -> tuple[UnknownHead, dict[str, Any
         "false_unknown": float(np.mean(crossed[~signs.unknown] > threshold)),
         "unknown_calls": int(signs.unknown.sum()),
     }
-    return UnknownHead(tuple(mean), tuple(scale), tuple(weights), float(bias), threshold), report
+    return _as_head(mean, scale, weights, (bias, threshold)), report
 
 
 def _fallback(values: NDArray[np.float64]) -> tuple[UnknownHead, dict[str, Any]]:
@@ -203,8 +203,16 @@ def _fallback(values: NDArray[np.float64]) -> tuple[UnknownHead, dict[str, Any]]
     mean = zeros.copy()
     mean[_SIGN_OF_FALLBACK] = np.quantile(values[:, _SIGN_OF_FALLBACK], _FALLBACK_QUANTILE)
     scale = np.full(len(SIGNS), 0.1)
-    head = UnknownHead(tuple(mean), tuple(scale), tuple(weights), 0.0, 0.5)
-    return head, {"uncalibrated": "fewer than three clusters: `unknown` goes by the share of words seen before"}
+    return _as_head(mean, scale, weights, (0.0, _LIKELIER)), {
+        "uncalibrated": "fewer than three clusters: `unknown` goes by the share of words seen before"
+    }
+
+
+def _as_head(
+    mean: NDArray[np.float64], scale: NDArray[np.float64], weights: NDArray[np.float64], rest: tuple[float, float]
+) -> UnknownHead:
+    """`rest` is bias and threshold."""
+    return UnknownHead(tuple(mean.tolist()), tuple(scale.tolist()), tuple(weights.tolist()), *rest)
 
 
 def _logistic(

@@ -57,7 +57,7 @@ class LexicalModel:
                 "clusters": counts.indices,
                 "gains": np.log1p(counts.data / SMOOTHING),
                 "floor": np.log(SMOOTHING / totals),
-                "background": np.log(of_feature / of_feature.sum()),
+                "background": np.log(of_feature / of_feature.sum()).astype(np.float32),
             },
             word_count,
         )
