@@ -23,6 +23,8 @@ from pipelines.outcomes import Outcomes
 from registry.errors import EnvironmentFaultError
 
 _SWEEP_POINTS: Final = 7
+_FEW_STEPS: Final = 5_000
+"""Fewer decisions in all than this are made sooner than another process has started."""
 
 OnProgress = Callable[[int, int], None]
 
@@ -123,12 +125,14 @@ def run_passes(
     on_progress: OnProgress = lambda done, total: None,
     jobs: int | None = None,
 ) -> list[Pass]:
-    """All passes, in the order of the tasks, several at once on several cores (`jobs` processes at most).
+    """All passes, in the order of the tasks.
+
+    Several at once in processes of their own: `jobs` at most, None for as many as there are cores if it pays.
 
     Raises:
         EnvironmentFaultError: a process died.
     """
-    workers = min(len(tasks), jobs or _cores())
+    workers = min(len(tasks), jobs or (_cores() if len(tasks) * len(outcomes.prompts) > _FEW_STEPS else 1))
     if workers <= 1:
         done = []
         for task in tasks:
