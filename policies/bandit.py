@@ -32,7 +32,7 @@ from .learning import LearningPolicy
 REWARD: Final = 0
 USAGE: Final = 1
 
-TAU: Final = (0.2, 0.5)
+TAU: Final = (0.2, 1.0)
 """Spread of an arm's clusters around its regression: in quality, and in log amount."""
 USAGE_SEEN_LEAST: Final = 0.5
 """Fewer (faded) amounts than this of an arm, and nothing is expected of its use."""
@@ -124,7 +124,7 @@ class Bandit:
         sums = self._all.pairs[cluster, rows, USAGE] / scale
         at_x = self._posterior.predict(rows, USAGE, x)
         at_centre = at_x - self._posterior.predict(rows, USAGE, self._from_centre(cluster, x))
-        noise = np.minimum(self._posterior.noise[rows, USAGE], _MOST_LOG_NOISE)
+        noise = np.minimum(_own_noise(sums, self._posterior.noise[rows, USAGE]), _MOST_LOG_NOISE)
         calls = sums[:, 0]
         mean = at_x + (sums[:, 1] - calls * at_centre) / (calls + noise / TAU[USAGE] ** 2)
         seen = self._all.design[rows, USAGE, 0, 0] / scale >= USAGE_SEEN_LEAST
@@ -203,8 +203,14 @@ def _noise(sums: Array, prior_calls: Array, given: Array, noise_of_arm: Array) -
 
     That bound holds for every variable within 0 and 1 (Bhatia and Davis, 2000); m is drawn to 1/2 by one outcome.
     """
+    own = _own_noise(sums, noise_of_arm)
     calls = sums[:, 0]
-    spread = np.maximum(sums[:, 2] - sums[:, 1] ** 2 / np.maximum(calls, 1e-12), 0.0)
-    own = (_NOISE_CALLS * noise_of_arm + spread) / (_NOISE_CALLS + calls)
     mean = (sums[:, 1] + prior_calls * given + 0.5) / (calls + prior_calls + 1.0)
     return np.minimum(own, np.maximum(mean * (1.0 - mean), 1e-6))
+
+
+def _own_noise(sums: Array, noise_of_arm: Array) -> Array:
+    """Variance of the pair's outcomes about their mean, drawn to the arm's while they are few."""
+    calls = sums[:, 0]
+    unexplained = np.maximum(sums[:, 2] - sums[:, 1] ** 2 / np.maximum(calls, 1e-12), 0.0)
+    return np.asarray((_NOISE_CALLS * noise_of_arm + unexplained) / (_NOISE_CALLS + calls))
