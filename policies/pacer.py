@@ -35,6 +35,8 @@ _GOLDEN: Final = 0.6180339887498949
 HIGHEST_LAM: Final = 1e12
 """Quality per US dollar at which only the cheapest alternative is ever taken."""
 _EARLY_CALLS: Final = 64
+_FIRST_GAIN: Final = 0.1
+"""Before any menu was seen, one ceiling's worth of money must buy so much quality: no first call ruins the rest."""
 
 
 class PacerOptions(Struct, frozen=True):
@@ -47,8 +49,10 @@ class PacerOptions(Struct, frozen=True):
     short_horizon: float = 50.0
     """Calls over which overspending is made good."""
     resolve_every: int = 8
-    reserve: float = 0.5
+    reserve: float = 1.0
     """What is kept back, in standard deviations of the balance that the calls' own scatter causes."""
+    most_reserve: float = 0.015
+    """The most that is kept back, as a share of all that the ceiling has allowed."""
     tremble: float = 0.05
     """How far, as a share of itself, the price of one call may be off the price that was solved for."""
     most: float = 2.0
@@ -74,7 +78,7 @@ class Pacer:
         self._expected = 0.0
         self._spent = 0.0
         self._scatter = 0.0
-        self._lam = 0.0
+        self._lam = _FIRST_GAIN / self._budget
 
     @property
     def lam(self) -> float:
@@ -153,7 +157,7 @@ class Pacer:
         """US dollars, in units of the menus' expected costs, that a call may take from here on."""
         options = self._options
         reserve = options.reserve * math.sqrt(self._scatter * options.horizon / 2.0)
-        free = self._balance - reserve * min(1.0, self._calls / options.horizon)
+        free = self._balance - min(reserve, options.most_reserve * self._calls * self._budget)
         planned = self._budget + free / (options.horizon if free > 0.0 else options.short_horizon)
         planned = min(max(planned, 0.0), options.most * self._budget)
         # Bills differ from what was expected of them: by errors of prediction, by exploration, by a price that changed.
