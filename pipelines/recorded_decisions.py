@@ -23,6 +23,7 @@ from registry.errors import BadInputError
 
 _PAGE_CALLS: Final = 2_000
 _WAIT_S: Final = 30.0
+_GAP: Final = "\x1f"
 _COLUMNS: Final = (
     "id, at_ms, requested_model, cluster, cluster_source, plan, attempts, served_by, frontier, outcome, error_code, "
     "cost_usd, latency_ms, escalated, cache_hit"
@@ -39,7 +40,7 @@ _PAGE: Final = f"""
            said.outcome AS said_outcome, said.score AS said_score
     FROM slm_observation_raw AS call
     LEFT JOIN slm_feedback_latest AS said ON said.call_id = call.id AND said.tenant = call.tenant
-    WHERE call.at_ms BETWEEN $first_ms AND $last_ms AND call.id IN (SELECT unnest($ids))
+    WHERE call.at_ms BETWEEN $first_ms AND $last_ms AND call.id IN (SELECT unnest(string_split($ids, $gap)))
     ORDER BY call.at_ms, call.id
 """  # noqa: S608  - names of our own
 _ALL_ROWS: Final = 2**62
@@ -118,8 +119,10 @@ class Recorded:
         """Yield the calls in the order of their times."""
         for start in range(0, len(self._picked), _PAGE_CALLS):
             page = self._picked[start : start + _PAGE_CALLS]
-            ids = [call_id for call_id, _ in page]
-            for row in _ask(self._paths, _PAGE, {"first_ms": page[0][1], "last_ms": page[-1][1], "ids": ids}):
+            # One text: DuckDB looks at each value of a list as if it might be a pandas one, which takes longer.
+            ids = _GAP.join(call_id for call_id, _ in page)
+            asked = {"first_ms": page[0][1], "last_ms": page[-1][1], "ids": ids, "gap": _GAP}
+            for row in _ask(self._paths, _PAGE, asked):
                 yield _recorded(row)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,7 +22,6 @@ from pipelines.replay_recorded_report import First, Judged, Part, Quantity, Reco
 from pipelines.replay_recorded_verdict import verdict_of
 from policies.terms import PlannerPolicy
 from registry.errors import BadInputError
-from registry.strict_yaml import load_strict
 
 OnProgress = Callable[[int, int], None]
 
@@ -72,19 +70,6 @@ _MEASURES: Final = (
     _Measure("escalated", "escalated", "none", 1.0, lambda _: True),
     _Measure("latency_ms", "latency_ms", "scale", np.inf, lambda _: True),
 )
-
-
-def read_planner(path: Path) -> PlannerPolicy:
-    """Return the policy of a planner.yaml, or of the folder that holds one.
-
-    Raises BadInputError when there is no such file, ConfigError with all that is wrong in it.
-    """
-    file = path / "planner.yaml" if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"Cannot read the policy {file}: {error}. Name a planner.yaml.", param="policy") from None
-    return load_strict(text, PlannerPolicy, str(file))
 
 
 def replay_recorded(
@@ -138,11 +123,12 @@ def _report(
     decisions: Sequence[_Decision], read: int, skipped: Counter[str], options: RecordedOptions
 ) -> RecordedReport:
     limit = np.inf if options.max_weight is None else options.max_weight
-    clusters = Counter(one.cluster for one in decisions)
-    parts = {
-        cluster: _part([one for one in decisions if one.cluster == cluster], limit)
-        for cluster, _ in clusters.most_common()
-    }
+    total = _part(decisions, limit) if decisions else None
+    by_cluster: dict[str, list[_Decision]] = {}
+    for one in decisions:
+        by_cluster.setdefault(one.cluster, []).append(one)
+    ranked = sorted(by_cluster.items(), key=lambda item: -len(item[1]))
+    alone = len(ranked) == 1
     report = RecordedReport(
         read=read,
         skipped=dict(skipped.most_common()),
@@ -150,8 +136,8 @@ def _report(
         changed=float(np.mean([not one.again.same for one in decisions])) if decisions else 0.0,
         rewards=_sources(decisions),
         first=_first(decisions),
-        total=_part(decisions, limit) if decisions else None,
-        clusters=parts,
+        total=total,
+        clusters={name: total if alone and total else _part(ones, limit) for name, ones in ranked},
     )
     return structs.replace(report, verdict=verdict_of(report))
 

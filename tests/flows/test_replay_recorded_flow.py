@@ -7,7 +7,9 @@ import openai
 import pytest
 
 from observations.state import StatePaths
-from pipelines.replay_recorded import RecordedOptions, read_planner, replay_recorded
+from pipelines.replay_recorded import RecordedOptions, replay_recorded
+from policies.terms import PlannerPolicy
+from registry.strict_yaml import load_strict
 from tests.e2e.gateway_process import running_gateway
 
 REGISTRY = """
@@ -36,6 +38,11 @@ def policy_folder(folder: Path, sla: float) -> Path:
     folder.mkdir()
     (folder / "planner.yaml").write_text(PLANNER.replace("SLA", str(sla)))
     return folder
+
+
+def read_planner(folder: Path) -> PlannerPolicy:
+    file = folder / "planner.yaml"
+    return load_strict(file.read_text(), PlannerPolicy, str(file))
 
 
 @pytest.fixture(scope="module")
