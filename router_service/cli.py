@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("router_service.engine_command:engine", "Run the embedded engine alone, or prepare its weights."),
     "registry": ("router_service.registry_commands:registry", "Look at registry.yaml and check it."),
     "keys": ("router_service.keys_commands:keys", "Make, list and revoke API keys."),
+    "flywheel": ("pipelines.flywheel_command:flywheel", "Learn from the record, off line."),
     "export": ("router_service.export_command:export", "Write recorded calls to Parquet or JSONL."),
     "replay": ("pipelines.replay_command:replay", "Judge the router on known outcomes, or on the record."),
     "teacher": ("pipelines.cli:teacher", "Serve a workload's gold answers over the OpenAI API."),
