@@ -3,7 +3,8 @@
 Whoever could answer is rebuilt from the registry's snapshot and the figures in the record; what no policy could lift
 (stage, health, cluster, tools, ...) stays as it was. The draws are those of the call's id, so the same policy makes the
 same decision. Beliefs and the spend ceiling's price are the recorded ones: what another policy would have taught the
-planner meanwhile is not replayed. Knows nothing of stores or estimators.
+planner meanwhile is not replayed, and neither is whether an answer is believed and served (`confidence`,
+`check_truncated_text`, `serve_unverified`). Knows nothing of stores or estimators.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipelines.offpolicy_values import Estimates, Overlap
-from pipelines.replay_recorded_report import PER_CALLS, WRITTEN, Quantity, RecordedReport
+from pipelines.replay_recorded_report import PER_CALLS, WRITTEN, Judged, Quantity, RecordedReport
 
 FEW: Final = 30
 """Below so many (effective) decisions an interval is not worth much."""
@@ -89,6 +89,7 @@ def _reservations(report: RecordedReport, overlap: Overlap) -> list[str]:
         said.append(
             f"In {overlap.elsewhere:.0%} of the calls it starts alike and then escalates elsewhere: predicted, too."
         )
+    said += _on_rewards(report.rewards)
     if overlap.effective < FEW:
         said.append(
             f"The record is worth {overlap.effective:.0f} calls made by the new policy itself: too few to rely on."
@@ -97,6 +98,20 @@ def _reservations(report: RecordedReport, overlap: Overlap) -> list[str]:
         said.append(
             f"Weights were cut for {overlap.clipped:.1%} of the calls: SNIPS and DR lean to what is common, "
             f"by up to {overlap.weight_lost:.3f} of the reward."
+        )
+    return said
+
+
+def _on_rewards(rewards: Judged) -> list[str]:
+    known = rewards.feedback + rewards.verifier
+    said = []
+    if known and not rewards.feedback:
+        said.append(
+            "Nobody gave feedback: the reward is the checks' word, which takes every believed answer for right."
+        )
+    if rewards.unknown > _NOTABLE * (known + rewards.unknown):
+        said.append(
+            f"Of {rewards.unknown} answers nobody knows whether they were right: they count in all but the reward."
         )
     return said
 

@@ -12,7 +12,7 @@ from observations.records import AttemptRecord, CallRecord, CatalogRecord, Feedb
 from observations.state import StatePaths
 from pipelines.replay_recorded import RecordedOptions, replay_recorded
 from policies.contenders import contenders_of
-from policies.learning import LearningPolicy
+from policies.learning import LearningPolicy, SpendPolicy
 from policies.plan import Hints, PlanRequest, TaskFeatures
 from policies.planner import plan
 from policies.selection import chance_for
@@ -61,10 +61,10 @@ def candidates(doubt):
 class Log:
     """Decisions made, carried out by chance, and recorded as the gateway records them."""
 
-    def __init__(self, logging, *, doubt=0.0, seed=0, cluster="bank", hints=None, feedback=1.0):
+    def __init__(self, logging, *, doubt=0.0, seed=0, cluster="bank", hints=None, feedback=1.0, lam=0.0):
         self.rng = np.random.default_rng(seed)
         self.logging, self.doubt, self.cluster, self.feedback = logging, doubt, cluster, feedback
-        self.hints = hints or Hints()
+        self.hints, self.lam = hints or Hints(), lam
         self.events = [CATALOG]
 
     def calls(self, count, start=0):
@@ -76,7 +76,7 @@ class Log:
         terms = terms_of(self.hints, self.logging)
         known = candidates(self.doubt)
         request = PlanRequest(FEATURES, self.cluster, terms)
-        made = plan(request, known, self.logging, chance_for(call_id, self.logging.learning, 0.0))
+        made = plan(request, known, self.logging, chance_for(call_id, self.logging.learning, self.lam))
         return SimpleNamespace(plan=made, candidates=tuple(known), key_tier=None)
 
     def call(self, number):
@@ -199,6 +199,15 @@ def test_calls_that_it_would_turn_away_are_counted_as_such(tmp_path):
     assert "turn 100.0% of the calls away (50 because nobody may answer under it)" in report.verdict
 
 
+def test_a_spend_ceilings_price_is_the_recorded_one_if_the_new_policy_has_a_ceiling(tmp_path):
+    capped = structs.replace(policy(sla=0.93, explored=0.0), spend=SpendPolicy(usd_per_call=0.001))
+    events = Log(capped, lam=100.0).calls(40).events
+    same = replayed(tmp_path, events, capped)
+    assert same.changed == 0.0 and same.first["large"].logged == 0.0  # too dear at that price
+    free = replay_recorded(StatePaths(tmp_path / "state"), structs.replace(capped, spend=SpendPolicy()))
+    assert free.first["large"].target == 1.0
+
+
 def test_a_callers_hints_are_held_against_the_new_tiers(tmp_path):
     hurried = Log(policy(explored=0.0), hints=Hints(latency_budget_ms=9_000, user_tier="gold")).calls(20).events
     same = replayed(tmp_path / "a", hurried, policy(explored=0.0))
@@ -225,6 +234,13 @@ def test_feedback_outweighs_the_checks_and_silence_on_unverified_answers_is_no_r
     assert quantities["reward"].logged.mean == pytest.approx(0.25 / 3)
     assert quantities["judged"].logged.mean == pytest.approx(0.125)
     assert quantities["cost_usd"].overlap.decisions == 4
+    other = replay_recorded(StatePaths(tmp_path / "state"), policy(sla=0.93, explored=0.0))
+    assert "Of 1 answers nobody knows" in other.verdict
+
+
+def test_without_feedback_the_verdict_says_whose_word_the_reward_is(tmp_path):
+    events = Log(policy(explored=0.0), feedback=0.0).calls(30).events
+    assert "Nobody gave feedback" in replayed(tmp_path, events, policy(sla=0.93, explored=0.0)).verdict
 
 
 def test_what_cannot_be_decided_again_is_counted_by_its_reason(tmp_path):
