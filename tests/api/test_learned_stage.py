@@ -1,4 +1,4 @@
-"""A fitted classifier in the state folder finds what the table does not, is exchanged while serving, and may be damaged."""
+"""A fitted classifier in the state folder finds what the table does not; it is exchanged while serving."""
 
 import asyncio
 import json
