@@ -81,6 +81,12 @@ class Bandit:
     def _empty(self) -> Sums:
         return Sums(self._dimension, self._policy.half_life_h)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the sums and posteriors take."""
+        sums = {id(self._own): self._own.nbytes, id(self._all): self._all.nbytes}
+        return sum(sums.values()) + self._posterior.nbytes
+
     def beliefs(
         self, arms: Sequence[str], context: Context, priors: Sequence[float | None], now_h: float
     ) -> list[Belief]:

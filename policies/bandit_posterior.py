@@ -53,6 +53,11 @@ class Posterior:
         self._news: Array = np.zeros((rows, HEADS))
         self._solved_h: Array = np.full((rows, HEADS), np.inf)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.coefficients.nbytes + self.covariance.nbytes + self.noise.nbytes
+
     def learned(self, row: int, head: int, now_h: float) -> None:
         """An outcome was counted: solve again when enough have come."""
         if row >= len(self.noise):

@@ -43,6 +43,12 @@ class Sums:
         self.calls: Array = np.zeros(cluster_rows)
         self.pairs: Array = np.zeros((cluster_rows, arm_rows, HEADS, PAIR_SUMS))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, room for what is yet to come included."""
+        arrays = (self.design, self.moment, self.square, self.centre, self.calls, self.pairs)
+        return sum(array.nbytes for array in arrays)
+
     def scale(self, now_h: float) -> float:
         """Return what an outcome of now counts in the sums' units; divide sums by it to read them as of now."""
         if self._origin_h is None:
@@ -80,7 +86,7 @@ class Sums:
         if row is None:
             row = self.arms[name] = len(self.arms) + 1
             if row >= len(self.square):
-                self._grow(2 * row, len(self.centre))
+                self._grow(_roomier(row), len(self.centre))
         return row
 
     def cluster_row(self, name: str) -> int:
@@ -93,7 +99,7 @@ class Sums:
             if row > self._max_clusters:
                 row = self._forget_least()
             elif row >= len(self.centre):
-                self._grow(len(self.square), min(2 * row, self._max_clusters + 1))
+                self._grow(len(self.square), min(_roomier(row), self._max_clusters + 1))
             self.clusters[name] = row
         return row
 
@@ -148,6 +154,7 @@ class Sums:
         if self._origin_h is None:
             self._origin_h = state.now_h
         scale = self.scale(state.now_h)
+        self._make_room(state)
         arms = _rows(state.arms, self.arm_row)
         clusters = _rows(state.clusters, self.cluster_row)
         # Above the most clusters the newest took the place of others: what lost its place again is left out.
@@ -165,6 +172,18 @@ class Sums:
         added = scale * state.pairs[fits]
         self.pairs[cluster_rows, arm_rows] += added
         np.add.at(self.calls, cluster_rows, added[:, :, 0].sum(axis=1))
+
+    def _make_room(self, state: BanditState) -> None:
+        """For all names of a state at once, exactly."""
+        arms = 1 + len(self.arms.keys() | set(state.arms))
+        clusters = 1 + min(self._max_clusters, len(self.clusters.keys() | set(state.clusters)))
+        if arms > len(self.square) or clusters > len(self.centre):
+            self._grow(max(arms, len(self.square)), max(clusters, len(self.centre)))
+
+
+def _roomier(row: int) -> int:
+    """Rows to have when this one is needed: growing by a quarter keeps copying rare and idle room small."""
+    return row + 8 + row // 4
 
 
 def _by_row(rows: dict[str, int]) -> tuple[str, ...]:
