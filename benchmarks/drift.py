@@ -8,7 +8,8 @@ of the rows. Each with outcomes that fade and with ones that never do, side by s
 adapted: calls from the change until, over the last 100 calls, 80 % of the way to the right model's share in the best
 policy of the second phase was done; in brackets the share of seeds that ever got there; the mean is over those.
 regret: reward lost to the best policy of that phase in hindsight (knowing the truth on synthetic streams; the best mix
-that is blind to the prompt on spliced ones, so it can be negative), summed over the phase.
+that is blind to the prompt on spliced ones, so it can be negative), summed over the phase. That policy keeps the budget
+within each phase; the router keeps it over both, so what it saved before the change it may spend after it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def spliced(outcomes: Outcomes) -> dict[str, tuple[float, StreamOfSeed]]:
 
     return {
         "middle's rewards x0.3": (1.9e-3, lambda seed: degraded(doubled(seed), MIDDLE, SMALL)),
+        "middle at a tenth": (2.3e-4, lambda seed: repriced(doubled(seed), MIDDLE)),
         "large at a tenth": (1.9e-3, lambda seed: repriced(doubled(seed), LARGE)),
         "small and middle swapped": (6.6e-4, lambda seed: swapped(doubled(seed), SMALL, MIDDLE)),
     }
@@ -88,7 +90,8 @@ def table_of(results: dict[str, dict[str, list[Adaptation]]]) -> Table:
         "adapted",
         "regret before",
         "after",
-        "$ after",
+        "$ before",
+        "after",
     ):
         table.add_column(name, justify="left" if name == "stream" else "right")
     for stream, variants in results.items():
@@ -106,6 +109,7 @@ def _cells(found: Sequence[Adaptation]) -> list[str]:
         f"{np.mean(reached):.0f} ({len(reached)}/{len(found)})" if reached else f"never (0/{len(found)})",
         _spread([one.regret_before for one in found]),
         _spread([one.regret_after for one in found]),
+        f"{np.mean([one.cost_before_usd for one in found]):.2g}",
         f"{np.mean([one.cost_after_usd for one in found]):.2g}",
     ]
 

@@ -27,7 +27,7 @@ from rich.table import Table
 from pipelines.outcomes import OutcomeRow, as_arrays, read_outcomes
 from pipelines.replay_command import learner_recipe
 from pipelines.replay_outcomes import Task, run_passes, time_decisions
-from pipelines.replay_outcomes_report import OutcomeReport, RunFacts, summarise
+from pipelines.replay_outcomes_report import CurvePoint, OutcomeReport, RunFacts, summarise
 
 PARETO_BANDIT = {2.3e-4: 0.859, 6.6e-4: 0.898, 1.9e-3: 0.917, 1.5e-2: 0.929}
 """Mean reward at a budget in dollars a prompt, on its test split."""
@@ -87,7 +87,7 @@ def curve_table(title: str, reports: Sequence[OutcomeReport], published: dict[fl
             f"{point.budget_usd:.2g}",
             mean_and_stderr([one.curve[at].mean_reward for one in reports])
             if len(reports) > 1
-            else f"{point.mean_reward:.4f} ± {point.reward_stderr or 0:.4f}",
+            else _with_stderr(point),
             f"{np.mean([one.curve[at].mean_cost_usd for one in reports]):.3g}",
             f"{np.mean([one.best_single.by_budget[at].mean_reward for one in base]):.4f}",
             *(
@@ -97,6 +97,11 @@ def curve_table(title: str, reports: Sequence[OutcomeReport], published: dict[fl
             f"{published[point.budget_usd]:.3f}" if point.budget_usd in published else "-",
         )
     return table
+
+
+def _with_stderr(point: CurvePoint) -> str:
+    spread = "" if point.reward_stderr is None else f" ± {point.reward_stderr:.4f}"
+    return f"{point.mean_reward:.4f}{spread}"
 
 
 def difference_table(title: str, reports: Sequence[OutcomeReport]) -> Table:

@@ -21,6 +21,8 @@ from registry.errors import WorkloadError
 
 _FINDINGS_SHOWN: Final = 20
 _ARMS_NAMED: Final = 8
+MOST_USD: Final = 1e6
+"""No prompt costs more; whoever writes more has another unit in mind."""
 
 
 class OutcomeRow(Struct, frozen=True):
@@ -102,7 +104,7 @@ def check_same_arms(path: Path, rows: Sequence[OutcomeRow], other: Path, other_r
 
 class _ArmWire(Struct):
     reward: Annotated[float, Meta(ge=0, le=1)]
-    cost_usd: Annotated[float, Meta(ge=0)]
+    cost_usd: Annotated[float, Meta(ge=0, le=MOST_USD)]
 
 
 class _RowWire(Struct):
@@ -144,7 +146,7 @@ def _mend(message: str) -> str:
     if ".reward" in message:
         return "; rewards are numbers from 0 to 1 (scale them)"
     if ".cost_usd" in message:
-        return "; costs are US dollars for the prompt, 0 or more"
+        return "; costs are US dollars for the prompt, from 0 to 1,000,000"
     if ".correct" in message:
         return "; write true or false"
     if "malformed" in message or "truncated" in message:

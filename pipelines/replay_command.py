@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.outcomes import OutcomeRow, Outcomes, as_arrays, check_same_arms, read_outcomes
+from pipelines.outcomes import MOST_USD, OutcomeRow, Outcomes, as_arrays, check_same_arms, read_outcomes
 from pipelines.replay_outcomes import OnProgress, RouterRecipe, Task, default_budgets, run_passes, time_decisions
 from pipelines.replay_outcomes_report import OutcomeReport, RunFacts, summarise
 from pipelines.replay_outcomes_table import curve_table, dollars, sentences, shares_table
@@ -190,9 +190,12 @@ def _amount(text: str, option: str, *, above_zero: bool = False) -> float:
         amount = float(text)
     except ValueError:
         amount = math.nan
-    if not math.isfinite(amount) or amount < 0 or (above_zero and amount == 0):
+    if not 0 <= amount <= MOST_USD or (above_zero and amount == 0):
         least = "above 0" if above_zero else "of 0 or more"
-        raise BadInputError(f"{option}: {text.strip()!r} is not an amount of US dollars {least}", param=option[2:])
+        raise BadInputError(
+            f"{option}: {text.strip()!r} is not an amount of US dollars {least} and at most {MOST_USD:,.0f}",
+            param=option[2:],
+        )
     return amount
 
 

@@ -91,7 +91,7 @@ def _sentence(point: CurvePoint, detail: Detail) -> str:
     spent = dollars(point.mean_cost_usd) if detail.within_budget else f"{dollars(point.mean_cost_usd)}, {over:.0%} OVER"
     told = _grouped([found[name] for name in _NAMES])
     missing = -found["oracle"].difference
-    ceiling = f"; {missing:.4f} below the oracle" if missing >= 0 else ""
+    ceiling = f"; {missing:.4f} below the oracle" if missing >= 5e-5 else ""
     earned = f"At {dollars(point.budget_usd)} a prompt the router earns {point.mean_reward:.4f} for {spent}"
     return f"{earned}: {told}{ceiling}."
 
