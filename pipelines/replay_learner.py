@@ -49,6 +49,8 @@ PURSE_CALLS: Final = 20.0
 """What may be spent on exploration from the start, in ceilings of one call."""
 PURSE_SHARE: Final = 0.05
 """Of the ceiling, what goes into the purse with each call."""
+PURSE_OF_SAVINGS: Final = 0.1
+"""Of what the ceiling has left over so far, what a trial may cost besides, where outcomes fade: prices may have too."""
 
 _MOST_OUTCOMES: Final = 100_000
 _LEAST_COST_USD: Final = 1e-12
@@ -144,7 +146,9 @@ class OutcomeRouter:
     def _candidates(self, beliefs: Sequence[Belief], costs: Sequence[float], lam: float) -> list[Candidate]:
         """The arms; those whose trial the purse cannot pay are taken at their mean, so that none is made."""
         best = max(range(len(costs)), key=lambda arm: beliefs[arm].mean - lam * costs[arm])
-        reach_usd = costs[best] + self._purse_usd
+        forgets = math.isfinite(self._policy.half_life_h)
+        saved_usd = PURSE_OF_SAVINGS * max(0.0, self._pacer.balance_usd) if forgets else 0.0
+        reach_usd = costs[best] + self._purse_usd + saved_usd
         return [
             _candidate(name, belief, cost, belief.sd if cost <= reach_usd else 0.0)
             for name, belief, cost in zip(self._arms, beliefs, costs, strict=True)
@@ -163,7 +167,7 @@ class OutcomeRouter:
         best = max(range(len(costs)), key=lambda arm: decision.qualities[arm] - decision.lam * costs[arm])
         extra_usd = max(0.0, costs[self._arms.index(decision.arm)] - costs[best])
         self._purse_usd += PURSE_SHARE * self._budget_usd - extra_usd
-        self._purse_usd = min(self._purse_usd, 2.0 * PURSE_CALLS * self._budget_usd)
+        self._purse_usd = min(max(0.0, self._purse_usd), 2.0 * PURSE_CALLS * self._budget_usd)
 
     def _warm_up(self, rows: Sequence[OutcomeRow]) -> None:
         """Learn every arm's outcome of every row, each row a call; then plan on the menus that they would have made."""

@@ -34,6 +34,8 @@ USAGE: Final = 1
 
 TAU: Final = (0.2, 1.0)
 """Spread of an arm's clusters around its regression: in quality, and in log amount."""
+MOST_SD: Final = 0.5
+"""No variable within 0 and 1 scatters more."""
 USAGE_SEEN_LEAST: Final = 0.5
 """Fewer (faded) amounts than this of an arm, and nothing is expected of its use."""
 _NOISE_CALLS: Final = 4.0
@@ -112,7 +114,7 @@ class Bandit:
         own = share * calls / np.maximum(weight, 1e-12)
         sd = np.sqrt(spread * (1.0 - share) + own * own * var_away)
         evidence = calls if context.cluster else self._all.design[rows, REWARD, 0, 0] / scale
-        mean = np.clip(mean, 0.0, 1.0)
+        mean, sd = np.clip(mean, 0.0, 1.0), np.minimum(sd, MOST_SD)
         return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), evidence.tolist(), strict=True)]
 
     def learn(self, arm: str, context: Context, reward: float, now_h: float, weight: float = 1.0) -> None:
