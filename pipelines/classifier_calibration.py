@@ -27,7 +27,7 @@ _MIN_CLUSTERS: Final = 3
 _MAX_ROWS: Final = 4_000
 """Of each kind and fold together, the calls that are scored."""
 _MAX_CELLS: Final = 4_000_000
-_LEXICAL: Final = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+_LEXICAL: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 _EMBEDDING: Final = (0.0, 0.1, 0.2, 0.4, 0.8)
 _LIKENESS: Final = (2.0, 5.0, 10.0, 20.0, 40.0)
 _POWERS: Final = (0.0, 0.5)
@@ -218,11 +218,26 @@ def _as_head(
 def _logistic(
     values: NDArray[np.float64], unknown: NDArray[np.bool_], unknown_share: float
 ) -> tuple[NDArray[np.float64], float]:
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    """Logistic regression in which a better fit never makes `unknown` likelier: all weights are at most 0.
 
-    balance = {True: unknown_share / unknown.mean(), False: (1 - unknown_share) / max(1 - unknown.mean(), 1e-9)}
-    fitted = LogisticRegression(C=1.0, class_weight=balance, max_iter=500).fit(values, unknown)
-    return fitted.coef_[0], float(fitted.intercept_[0])
+    Without that bound, signs that go together get weights of either sign, which fit the clusters of the folds and fail
+    on others: a family that the operator never had was taken for known in 95 of 100 calls.
+    """
+    from scipy.optimize import minimize  # noqa: PLC0415  - heavy, and only a fit needs it
+
+    weight = np.where(unknown, unknown_share / unknown.sum(), (1 - unknown_share) / max((~unknown).sum(), 1))
+    target = np.where(unknown, 1.0, -1.0)
+    ridge = 1.0 / len(values)
+
+    def loss(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margin = target * (values @ point[:-1] + point[-1])
+        pull = -weight * target / (1.0 + np.exp(np.minimum(margin, 500.0)))
+        slope = np.append(values.T @ pull + ridge * point[:-1], pull.sum())
+        return float(weight @ np.logaddexp(0.0, -margin) + 0.5 * ridge * point[:-1] @ point[:-1]), slope
+
+    bounds = [(None, 0.0)] * values.shape[1] + [(None, None)]
+    found = minimize(loss, np.zeros(values.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B")
+    return np.asarray(found.x[:-1]), float(found.x[-1])
 
 
 def _known_figures(known: list[Scored], mixture: Mixture, mode: str) -> dict[str, float]:

@@ -75,8 +75,6 @@ def _sources(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True)
 def fit_command(out: Path, as_json: bool, **given: Any) -> None:
     """Fit a classifier on calls whose cluster is known, and write it."""
-    if out.exists() and not out.is_dir():
-        raise BadInputError(f"{out}: is a file; --out names a folder.", param="out")
     fitted = _fitted(given)
     fitted.save(out)
     _show(fitted, str(out), as_json)
@@ -108,7 +106,9 @@ def _fitted(given: dict[str, Any]) -> LearnedClassifier:
     try:
         return fit_classifier(calls, options, lambda line: console.print(line, highlight=False))
     except ImportError as error:
-        raise EnvironmentFaultError(f"Fitting needs scikit-learn ({error}): pip install 'journeyman[pipelines]'.") from None
+        raise EnvironmentFaultError(
+            f"Fitting needs scikit-learn ({error}): pip install 'journeyman[pipelines]'."
+        ) from None
 
 
 def _of_state(state: Path | None, options: FitOptions, families: tuple[str, ...]) -> Iterator[LabelledCall]:

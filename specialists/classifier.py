@@ -37,20 +37,19 @@ SIGNS: Final = (
     "seen_words",
     "known_words",
     "seen_pairs",
-    "log_words",
     "energy",
     "likeness",
 )
-"""What P(unknown) is computed from, of the best cluster; `likeness` is 0 when the fixed part is hidden."""
+"""What P(unknown) is computed from: how well the best cluster fits, more is better. `likeness` is 0 when hidden."""
 
 
 class Mixture(Struct, frozen=True):
     """How the evidence is added up: weights of log-likelihoods, chosen by cross-validated likelihood."""
 
-    lexical: float = 0.3
-    embedding: float = 0.3
+    lexical: float = 2.0
+    embedding: float = 0.1
     likeness: float = 10.0
-    length_power: float = 0.5
+    length_power: float = 0.0
     """The words' sum is divided by the number of features to this power: naive Bayes is overconfident on long texts."""
 
 
@@ -190,7 +189,7 @@ class LearnedClassifier:
         """Return the answer that the evidence gives."""
         seen = self.weigh(parts)
         head = self.settings.hidden if parts.likeness is None else self.settings.shown
-        unknown = head.probability(seen.signs)
+        unknown = head.probability(seen.signs) if parts.words.count or parts.likeness is not None else 1.0
         nearest, runner_up = self.clusters[seen.best], self._second(seen)
         if unknown > head.threshold:
             return Posterior(UNKNOWN_CLUSTER, unknown, unknown, runner_up, nearest)
@@ -247,7 +246,7 @@ _FAR: Final = 8.0
 
 def _signs(parts: Parts, best: int, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     words = parts.words
-    gain = float(words.sums[best]) - words.background
+    gain = float(words.sums[best])
     count = max(words.count, 1)
     mine = words.hit_clusters == best
     seen_words = int(np.count_nonzero(words.hit_is_word & mine))
@@ -266,7 +265,6 @@ def _signs(parts: Parts, best: int, probabilities: NDArray[np.float64]) -> NDArr
             seen_words / looked_at,
             parts.known_share,
             min(seen_pairs / looked_at, 1.0),
-            math.log1p(parts.word_count),
             parts.energy,
             float(parts.likeness[best]) if parts.likeness is not None else 0.0,
         ]

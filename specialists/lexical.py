@@ -1,7 +1,8 @@
-"""How well the words of a text fit each cluster: a multinomial naive Bayes over words and word pairs, stored sparsely.
+"""How well the words of a text fit each cluster: naive Bayes over words and word pairs, stored sparsely.
 
 Only the features that a cluster was seen to use are stored, so thousands of clusters fit into a few MB; a text costs
-what its words' posting lists cost, and of a long text the rarest words count. Knows nothing of thresholds.
+what its words' posting lists cost, and of a long text the rarest words count. Smoothed with a Dirichlet prior (Zhai and
+Lafferty 2004). Knows nothing of thresholds.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 MAX_FEATURES: Final = 256
 """Of a longer text the rarest features are looked at: they say most and their lists are short."""
 
-SMOOTHING: Final = 0.3
-"""What is added to every count (Lidstone)."""
+SMOOTHING: Final = 3.0
+"""The Dirichlet prior: every cluster counts as if it had also been seen with this many times the features of a mean
+cluster, spread like those of the whole traffic."""
+
+LEAST_PRIOR: Final = 3_000.0
+"""The least prior, in features: in small clusters a pair that occurred once by chance must not outweigh the topic."""
 
 
 class LexicalScore(Struct, frozen=True):
-    """What the words say. `sums` is log P(features | cluster), shape (clusters,)."""
+    """What the words say."""
 
     sums: NDArray[np.float64]
-    background: float
-    """log P(features | any cluster)."""
+    """log P(features | cluster) / P(features | the whole traffic), shape (clusters,)."""
     count: int
     """Features looked at."""
     words: int
@@ -48,16 +52,18 @@ class LexicalModel:
     @classmethod
     def of_counts(cls, counts: Any, word_count: int) -> LexicalModel:
         """Make the model from a scipy CSR matrix: texts of each cluster (columns) that hold each feature (rows)."""
-        size = counts.shape[0]
-        totals = np.asarray(counts.sum(axis=0)).ravel() + SMOOTHING * size
-        of_feature = np.asarray(counts.sum(axis=1)).ravel() + SMOOTHING
+        totals = np.asarray(counts.sum(axis=0)).ravel()
+        of_feature = np.asarray(counts.sum(axis=1)).ravel() + 1.0
+        background = of_feature / of_feature.sum()
+        prior = max(SMOOTHING * float(totals.mean()), LEAST_PRIOR)
+        expected = prior * np.repeat(background, np.diff(counts.indptr))
         return cls(
             {
                 "starts": counts.indptr,
                 "clusters": counts.indices,
-                "gains": np.log1p(counts.data / SMOOTHING),
-                "floor": np.log(SMOOTHING / totals),
-                "background": np.log(of_feature / of_feature.sum()).astype(np.float32),
+                "gains": np.log1p(counts.data / expected),
+                "floor": np.log(prior / (totals + prior)),
+                "background": np.log(background).astype(np.float32),
             },
             word_count,
         )
@@ -85,7 +91,6 @@ class LexicalModel:
         gained = np.bincount(hit, weights=self.gains[at], minlength=len(self.floor))
         return LexicalScore(
             sums=gained + len(features) * self.floor,
-            background=float(self.background[features].sum()),
             count=len(features),
             words=int(np.count_nonzero(features < self._word_count)),
             hit_clusters=hit,
