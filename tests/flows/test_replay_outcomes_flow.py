@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from observations.state import StatePaths
 from pipelines.outcomes import Outcomes
 from pipelines.replay_streams import Topic, World, draw
 
@@ -164,6 +165,18 @@ def test_bad_input_is_named_and_exits_2(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_policy_is_judged_on_the_record_of_a_state_directory(tmp_path: Path) -> None:
+    (tmp_path / "planner.yaml").write_text("learning: {exploration_share: 0.1}\n")
+    state = StatePaths(tmp_path / "state").create()
+    done = journeyman("replay", "--policy", tmp_path, "--state", state.root, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "nothing to judge by" in json.loads(done.stdout)["verdict"]
+    (tmp_path / "planner.yaml").write_text("learning: {exploration: 0.1}\n")
+    wrong = journeyman("replay", "--policy", tmp_path, "--state", state.root)
+    assert wrong.returncode == 2
+    assert "exploration_share" in wrong.stderr
 
 
 @pytest.mark.data
