@@ -103,16 +103,16 @@ class Bandit:
         var_x, var_away, noise = self._posterior.variances(rows, x, away)
         residual = sums[:, 1] - sums[:, 0] * (at_x - self._posterior.predict(rows, REWARD, away))
         calls = sums[:, 0]
-        given = np.array([np.nan if prior is None else prior for prior in priors], dtype=np.float64)
-        prior_calls = np.where(np.isnan(given), 0.0, self._policy.prior_calls)
-        pulled = residual + prior_calls * (np.nan_to_num(given) - at_x)
+        given = np.array([0.0 if prior is None else prior for prior in priors])
+        prior_calls = np.array([0.0 if prior is None else self._policy.prior_calls for prior in priors])
+        pulled = residual + prior_calls * (given - at_x)
         spread = var_x + (TAU[REWARD] ** 2 if context.cluster else 0.0)
-        noise = _noise(sums, prior_calls, np.nan_to_num(given), noise)
+        noise = _noise(sums, prior_calls, given, noise)
         weight = calls + prior_calls
         share = spread * weight / (spread * weight + noise)
         mean = at_x + share * pulled / np.maximum(weight, 1e-12)
         own = share * calls / np.maximum(weight, 1e-12)
-        sd = np.sqrt(spread * (1.0 - share) + own * own * var_away)
+        sd = np.sqrt(np.maximum(spread * (1.0 - share) + own * own * var_away, 0.0))
         evidence = calls if context.cluster else self._all.design[rows, REWARD, 0, 0] / scale
         mean, sd = np.clip(mean, 0.0, 1.0), np.minimum(sd, MOST_SD)
         return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), evidence.tolist(), strict=True)]
@@ -183,6 +183,8 @@ class Bandit:
     def _learn(self, arm: str, context: Context, head: int, outcome: tuple[float, float, float]) -> None:
         y, now_h, weight = outcome
         x = self._vector(context)
+        if not (0.0 < weight < np.inf and np.isfinite(x).all()):
+            raise BadInputError(f"An outcome of {arm} has weight {weight} or a vector that is not finite: not counted.")
         for sums in (self._own,) if self._all is self._own else (self._own, self._all):
             row, cluster = sums.arm_row(arm), sums.cluster_row(context.cluster)
             sums.add(row, cluster, x, head, y, weight * sums.weight_of(now_h))

@@ -253,3 +253,18 @@ def test_an_amount_that_is_none_is_refused(amount: float) -> None:
 def test_a_vector_of_another_length_is_refused_by_name() -> None:
     with pytest.raises(BadInputError, match="`f1` have 5"):
         belief(bandit(), "a", Context(np.ones(4), ""))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    with pytest.raises(BadInputError, match="not counted"):
+        bandit().learn("a", context(), 1.0, 0.0, weight)
+
+
+def test_a_vector_that_is_not_finite_spoils_nothing() -> None:
+    learner = bandit()
+    teach(learner, "a", "mail", coins(0.9, 50))
+    before = belief(learner, "a", context("mail"))
+    with pytest.raises(BadInputError, match="not finite"):
+        learner.learn("a", Context(np.full(DIMENSION, np.nan), "mail"), 1.0, 0.0)
+    assert belief(learner, "a", context("mail")) == before
