@@ -123,8 +123,8 @@ def gap_table(runs: dict[str, Sequence[OutcomeReport]]) -> Table:
     table = Table("router", "APGR", "CPT(50 %)", "CPT(80 %)", title="MMLU, from mixtral-8x7b to gpt-4-1106")
     for name, reports in runs.items():
         gaps = [one.gap for one in reports if one.gap]
-        figures = ([g.apgr for g in gaps], [g.cpt50 for g in gaps], [g.cpt80 for g in gaps])
-        table.add_row(name, *(mean_and_stderr(values) for values in figures))
+        shares = (f"{np.mean([getattr(one, at) for one in gaps]):.1%}" for at in ("cpt50", "cpt80"))
+        table.add_row(name, mean_and_stderr([one.apgr for one in gaps]), *shares)
     for name, apgr, cpt50, cpt80 in ROUTE_LLM:
         table.add_row(f"RouteLLM {name} (published)", f"{apgr:.3f}", f"{cpt50:.1%}", f"{cpt80:.1%}")
     return table
