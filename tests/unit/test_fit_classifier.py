@@ -65,9 +65,9 @@ def test_the_threshold_keeps_the_promised_rate_on_the_folds(calls):
 
 @pytest.mark.parametrize(("family", "least"), [("ledger_lines", 0.8), ("order_forms", 0.4)])
 def test_a_family_left_out_of_the_fit_is_called_unknown(calls, family, least):
-    # The least shares are for the text alone; measured 0.99 and 0.63. With five clusters left to learn `unknown` from, the
-    # rate that the folds promise (0.9) does not carry over to every family. Ledger lines look like nothing else: signs
-    # that may weigh either way once took 95 of 100 of them for known.
+    # The least shares are for the text alone; measured 0.99 and 0.63. With five clusters left to learn `unknown`
+    # from, the rate that the folds promise (0.9) does not carry over to every family. Ledger lines look like nothing
+    # else: signs that may weigh either way once took 95 of 100 of them for known.
     options = FitOptions(dimension=32, folds=5)
     classifier = fit_classifier([call for call in calls if call.cluster != family], options)
     new = [call for call in calls if call.cluster == family]
