@@ -202,7 +202,7 @@ class ConfidenceBook:
 
         Raises StorageError naming what is wrong; then nothing changes.
         """
-        read = _read(state)
+        read = read_state(state)
         self._shelves.clear()
         self._ids.clear()
         for name, theirs in read.specialists.items():
@@ -221,7 +221,7 @@ class ConfidenceBook:
         Thresholds stay this book's own: the other's answers count from the next calibration on, which may be now.
         Raises StorageError naming what is wrong with the state; then nothing changes.
         """
-        read = _read(state)
+        read = read_state(state)
         changed = []
         for name, theirs in read.specialists.items():
             shelf = self._shelf(name)
@@ -305,7 +305,8 @@ def _sample(answers: list[_Kept]) -> Sample:
     return sample_of([a.score for a in answers], [a.right for a in answers], [a.judged_from for a in answers])
 
 
-def _read(state: Mapping[str, Any]) -> _State:
+def read_state(state: Mapping[str, Any]) -> _State:
+    """Return what `ConfidenceBook.state` gave, checked. Raises StorageError naming what is wrong."""
     try:
         read = msgspec.convert(state, _State)
     except msgspec.ValidationError as error:

@@ -6,7 +6,7 @@ import asyncio
 
 from registry.errors import JourneymanError
 
-from .belief_store import BeliefStore
+from .belief_store import BeliefStore, Learned
 from .beliefs import Beliefs
 from .log import get
 from .roster import Roster
@@ -34,8 +34,10 @@ class BeliefKeeper:
 
     def hear(self) -> None:
         """Read the other routers' files, if they changed."""
+        self._believe(self._store.others())
+
+    def _believe(self, others: list[Learned] | None) -> None:
         try:
-            others = self._store.others()
             if others is not None:
                 self._beliefs.hear(others)
         except JourneymanError as error:
@@ -54,4 +56,9 @@ class BeliefKeeper:
             await asyncio.sleep(interval_s)
             self._beliefs.listed(self._roster.contenders)
             await self.save()
-            self.hear()
+            self._believe(await asyncio.to_thread(self._store.others))
+
+    async def stop(self) -> None:
+        """Save for the last time."""
+        await self.save()
+        self._store.close()

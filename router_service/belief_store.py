@@ -1,13 +1,16 @@
 """Keeps what a router has learned on disk, one file a router, and reads what the others have learned.
 
 Each router writes only its own outcomes; believing is adding up everybody's. An own file that cannot be read is moved
-aside, never overwritten. Knows nothing of what the beliefs mean.
+aside, never overwritten. One process at a time writes under a name: a lock file beside it says so, which the system
+frees when the process ends, however it ends. Knows nothing of what the beliefs mean.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +20,7 @@ from msgspec import Struct
 
 from observations.state import make_folder, open_private
 from policies.bandit_state import BanditState
+from policies.confidence_book import read_state
 from registry.errors import ConfigError, StorageError
 
 from .log import get
@@ -33,6 +37,8 @@ class Learned(Struct, frozen=True):
 
     bandit: BanditState
     confidence: dict[str, Any]
+    judged: tuple[int, ...] = ()
+    """Digests of the calls whose feedback has taught, the latest last."""
 
 
 class _File(Struct, frozen=True):
@@ -40,6 +46,7 @@ class _File(Struct, frozen=True):
     saved_at_ms: int
     bandit: bytes
     confidence: dict[str, Any]
+    judged: tuple[int, ...] = ()
 
 
 class BeliefStore:
@@ -55,14 +62,48 @@ class BeliefStore:
             )
         self._folder = make_folder(folder)
         self._own = folder / (name + SUFFIX)
+        self._saving = threading.Lock()
+        self._lock_fd: int | None = None
         self._seen: dict[Path, tuple[int, int]] = {}
         self._others: dict[Path, Learned] = {}
 
     def save(self, learned: Learned) -> None:
-        """Write this router's file in one step. Raises StorageError."""
+        """Write this router's file in one step; threads take turns. Raises StorageError."""
         content = msgspec.msgpack.encode(
-            _File(VERSION, int(time.time() * 1000), learned.bandit.to_bytes(), learned.confidence)
+            _File(VERSION, int(time.time() * 1000), learned.bandit.to_bytes(), learned.confidence, learned.judged)
         )
+        with self._saving:
+            self._claim()
+            self._write(content)
+
+    def close(self) -> None:
+        """Let another process write under this name."""
+        with self._saving:
+            if self._lock_fd is not None:
+                os.close(self._lock_fd)
+                self._lock_fd = None
+
+    def _claim(self) -> None:
+        """Hold the name's lock; where the file system has no locks, trust the operator."""
+        if self._lock_fd is not None:
+            return
+        try:
+            lock_fd = open_private(self._own.with_suffix(".lock"), os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise StorageError(f"Cannot lock {self._own}: {error.strerror or error}.") from error
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_fd)
+            raise StorageError(
+                f"Another process writes {self._own}: give each router a JOURNEYMAN_ROUTER_NAME of its own. What this "
+                "one learns is in memory only."
+            ) from None
+        except OSError as error:
+            _log.warning("no locks on this file system", folder=str(self._folder), reason=error.strerror)
+        self._lock_fd = lock_fd
+
+    def _write(self, content: bytes) -> None:
         partial = self._own.with_suffix(".partial")
         try:
             with os.fdopen(open_private(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
@@ -130,7 +171,8 @@ def _decoded(content: bytes) -> Learned:
         raise StorageError(f"It is not a file of beliefs: {error}.") from None
     if file.version != VERSION:
         raise StorageError(f"It has version {file.version}; {VERSION} can be read.")
-    return Learned(BanditState.from_bytes(file.bandit), file.confidence)
+    read_state(file.confidence)
+    return Learned(BanditState.from_bytes(file.bandit), file.confidence, file.judged)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

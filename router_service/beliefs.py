@@ -5,9 +5,10 @@ The planner's candidates are seen through it; attempts, feedback and bills teach
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 import numpy as np
@@ -15,7 +16,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from observations.records import AttemptRecord, CallRecord
-from policies.bandit import Bandit, Belief, Context
+from policies.bandit import REWARD, Bandit, Belief, Context
+from policies.bandit_posterior import PRIOR_INTERCEPT
 from policies.confidence_book import ConfidenceBook, JudgedAnswer
 from policies.plan import Plan
 from policies.reward import Reward, reward_of_confidence, reward_of_feedback
@@ -73,18 +75,21 @@ class Beliefs:
         self.confidence = ConfidenceBook(policy.confidence)
         self.pace = Pace(policy.spend)
         self._decided: OrderedDict[str, _Decided] = OrderedDict()
-        self._judged: OrderedDict[str, None] = OrderedDict()
+        self._judged: OrderedDict[int, None] = OrderedDict()
         self._clusters: OrderedDict[str, None] = OrderedDict()
         self._listed: dict[str, float] = {}
 
     def learned(self) -> Learned:
         """What this process has learned by itself, to be kept."""
-        return Learned(self.bandit.state(now_h()), self.confidence.state())
+        return Learned(self.bandit.state(now_h()), self.confidence.state(), tuple(self._judged))
 
     def remember(self, learned: Learned) -> None:
         """Take over what this router had learned before."""
         self.bandit.restore(learned.bandit)
         self.confidence.restore(learned.confidence)
+        self._judged = OrderedDict.fromkeys(learned.judged)
+        self._noticed(learned.bandit.arms)
+        self._noticed(learned.confidence["specialists"])
 
     def hear(self, others: Sequence[Learned]) -> None:
         """Believe other routers too; their bandits replace what was heard before."""
@@ -103,6 +108,11 @@ class Beliefs:
             self.bandit.keep_only(self._listed)
             self.confidence.keep_only(self._listed)
 
+    def _noticed(self, candidates: Iterable[str]) -> None:
+        """Something is known of them, whether the registry names them or not: they can be forgotten."""
+        for name in candidates:
+            self._listed.setdefault(name, time.monotonic())
+
     def context(self, text: str, cluster: str) -> Context:
         """What the bandit sees of a call."""
         return Context(self._vectors.of(text), _bandit_cluster(cluster))
@@ -119,7 +129,9 @@ class Beliefs:
         return names if most is None else names[-most:]
 
     def qualities(self, arms: Sequence[str], context: Context, priors: Sequence[float | None]) -> list[Belief]:
-        """Predicted P(right) of each arm's believed answers."""
+        """Predicted P(right) of each arm's believed answers; the priors as they are when learning is switched off."""
+        if not self._policy.learning.enabled:
+            return [Belief(PRIOR_INTERCEPT[REWARD] if prior is None else prior, 0.0, 0.0) for prior in priors]
         return self.bandit.beliefs(arms, context, priors, now_h())
 
     def output_tokens(self, arms: Sequence[str], context: Context) -> list[float | None]:
@@ -160,22 +172,26 @@ class Beliefs:
             self._learn(attempt.candidate, decided.context, reward_of_confidence(p_right))
 
     def ended(self, call: CallRecord) -> None:
-        """A call was paid for."""
+        """A call ended; one that was refused, or that nobody answered for money, saves nothing for the others."""
         decided = self._decided.get(call.id)
-        if decided is not None and decided.menu is not None:
+        if decided is None or decided.menu is None:
+            return
+        self._decided[call.id] = _Decided(decided.context, None)
+        if call.served_by or call.cost_usd > 0.0:
             self.pace.paid(decided.menu, call.cost_usd)
 
     def judged(self, call: CallRecord, feedback: FeedbackRequest) -> None:
         """Somebody said how right an answer was. The first word on a call teaches; later ones are only recorded."""
         reward = reward_of_feedback(feedback.outcome, feedback.score)
-        if reward is None or not call.served_by or call.id in self._judged:
+        if reward is None or not call.served_by or (known_as := _digest(call.id)) in self._judged:
             return
-        self._judged[call.id] = None
+        self._judged[known_as] = None
         if len(self._judged) > REMEMBERED:
             self._judged.popitem(last=False)
         decided = self._decided.get(call.id)
         context = decided.context if decided is not None else self.middle_of(call.cluster)
         self._learn(call.served_by, context, reward)
+        self._noticed((call.served_by,))
         self._calibrate(call, reward)
 
     def _learn(self, arm: str, context: Context, reward: Reward | None) -> None:
@@ -209,6 +225,10 @@ class Beliefs:
 def now_h() -> float:
     """The bandit's clock: hours since 1970, the same for all routers."""
     return time.time() / 3600.0
+
+
+def _digest(call_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(call_id.encode(), digest_size=8).digest())
 
 
 def _bandit_cluster(cluster: str) -> str:

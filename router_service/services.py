@@ -146,7 +146,7 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._belief_keeper.save()
+        await self._belief_keeper.stop()
         await self.roster.close()
         self.spool.close()
         if self._loader is not None:

@@ -1,0 +1,137 @@
+"""Beliefs under bad luck: kills, clocks, twins, restarts, candidates that are gone, calls that were refused."""
+
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from observations.records import AttemptRecord, CallRecord
+from policies.learning import LearningPolicy, SpendPolicy
+from policies.planner import plan
+from policies.terms import PlannerPolicy
+from registry.errors import StorageError
+from router_service.belief_store import BeliefStore
+from router_service.beliefs import REMEMBERED, Beliefs
+from router_service.vectors import TextVectors
+from router_service.wire.chat import FeedbackRequest
+from specialists.embedder import hashing_embedder
+from tests.unit.planning import candidate, request
+
+VECTORS = TextVectors(hashing_embedder(5))
+YES, NO = FeedbackRequest(id="x", outcome="success"), FeedbackRequest(id="x", outcome="failure")
+
+
+def beliefs(**policy):
+    return Beliefs(PlannerPolicy(**policy), VECTORS)
+
+
+def call(number, served_by="m", cost_usd=0.001):
+    attempts = (AttemptRecord(candidate=served_by, backend="b", outcome="verified"),) if served_by else ()
+    return CallRecord(
+        id=f"call_{number}", at_ms=1, cluster="c", served_by=served_by, attempts=attempts, cost_usd=cost_usd
+    )
+
+
+def believed(known, name="m", prior=0.9):
+    return known.qualities([name], known.middle_of("c"), [prior])[0]
+
+
+def test_threads_that_save_at_once_take_turns(tmp_path: Path):
+    known, store, troubles = beliefs(), BeliefStore(tmp_path, "one"), []
+    for number in range(50):
+        known.judged(call(number), YES)
+    learned = known.learned()
+
+    def save():
+        try:
+            for _ in range(10):
+                store.save(learned)
+        except StorageError as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=save) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not troubles
+    assert BeliefStore(tmp_path, "one").own().judged == learned.judged
+
+
+def test_two_processes_of_one_name_do_not_overwrite_each_other(tmp_path: Path):
+    first, second = BeliefStore(tmp_path, "router"), BeliefStore(tmp_path, "router")
+    first.save(beliefs().learned())
+    with pytest.raises(StorageError, match="JOURNEYMAN_ROUTER_NAME"):
+        second.save(beliefs().learned())
+    first.close()
+    second.save(beliefs().learned())
+
+
+def test_a_file_whose_thresholds_cannot_be_read_is_moved_aside_whole(tmp_path: Path):
+    store = BeliefStore(tmp_path, "one")
+    store.save(msgspec.structs.replace(beliefs().learned(), confidence={"version": 99, "specialists": {}}))
+    assert store.own() is None
+    assert [path for path in tmp_path.iterdir() if "unreadable" in path.name]
+
+
+def test_feedback_that_has_taught_teaches_no_more_after_a_restart(tmp_path: Path):
+    known, store = beliefs(), BeliefStore(tmp_path, "one")
+    known.judged(call(1), NO)
+    store.save(known.learned())
+    again = beliefs()
+    again.remember(store.own())
+    before = believed(again)
+    again.judged(call(1), NO)
+    assert believed(again).evidence == pytest.approx(before.evidence, abs=1e-3)
+
+
+def test_what_is_known_of_candidates_that_left_before_the_start_is_forgotten_too(monkeypatch):
+    known, clock = beliefs(), [0.0]
+    monkeypatch.setattr("router_service.beliefs.time.monotonic", lambda: clock[0])
+    known.judged(call(1, served_by="gone"), YES)
+    again = beliefs()
+    again.remember(known.learned())
+    again.judged(call(2, served_by="long gone"), YES)
+    for clock[0] in (10.0, 4_000.0):
+        again.listed(["m"])
+    assert again.learned().bandit.arms == ()
+
+
+def test_learning_switched_off_means_the_registrys_word_whatever_was_learned_before():
+    known = beliefs()
+    for number in range(50):
+        known.judged(call(number), NO)
+    off = beliefs(learning=LearningPolicy(enabled=False))
+    off.remember(known.learned())
+    assert believed(off, prior=0.8).mean == 0.8, "a score of just the SLA meets it"
+    assert believed(off, prior=None).mean == 0.5
+    assert off.learned().bandit.arms == ("m",), "and switching it on again brings everything back"
+
+
+def test_calls_that_were_refused_save_no_money_for_the_others():
+    known = beliefs(spend=SpendPolicy(usd_per_call=0.001))
+    made = plan(request(), [candidate("m", is_frontier=True)], PlannerPolicy())
+    for number in range(100):
+        known.decided(f"call_{number}", known.context("text", "c"), made)
+        known.ended(call(number, served_by="", cost_usd=0.0))
+    assert known.pace.balance_usd == 0.0
+
+
+def test_a_call_that_ended_is_paid_once():
+    known = beliefs(spend=SpendPolicy(usd_per_call=0.001))
+    made = plan(request(), [candidate("m", is_frontier=True)], PlannerPolicy())
+    known.decided("call_1", known.context("text", "c"), made)
+    for _ in range(3):
+        known.ended(call(1, cost_usd=0.003))
+    assert known.pace.balance_usd == pytest.approx(-0.002)
+
+
+def test_memory_for_later_feedback_is_bounded():
+    known = beliefs()
+    made = plan(request(), [candidate("m", is_frontier=True)], PlannerPolicy())
+    context = known.context("text", "c")
+    for number in range(REMEMBERED + 100):
+        known.decided(f"call_{number}", context, made)
+        known.judged(call(number), YES)
+    assert len(known._decided) == len(known._judged) == REMEMBERED
