@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from pipelines.classifier_calibration import calibrate
 from pipelines.classifier_models import FitOptions, Progress, fit_models, gather
@@ -27,9 +28,10 @@ def fit_classifier(
     _check(options)
     corpus = gather(calls, options)
     progress(f"classifier: {len(corpus.calls)} calls of {len(corpus.clusters)} clusters")
-    calibration = calibrate(corpus, options, progress)
-    progress("classifier: the final fit")
-    models = fit_models(corpus, options)
+    with _one_thread():
+        calibration = calibrate(corpus, options, progress)
+        progress("classifier: the final fit")
+        models = fit_models(corpus, options)
     settings = Settings(corpus.clusters, calibration.mixture, calibration.hidden, calibration.shown)
     facts = {
         "calls": dict(sorted(Counter(call.cluster for call in corpus.calls).items())),
@@ -40,6 +42,14 @@ def fit_classifier(
         **calibration.report,
     }
     return LearnedClassifier(models, settings, facts)
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Many fits of small matrices: more threads wait for each other longer than they compute."""
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415  it comes with scikit-learn, which is optional
+
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits
 
 
 def _check(options: FitOptions) -> None:
