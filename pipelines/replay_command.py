@@ -5,6 +5,7 @@ It knows options, progress and output; the work is done by the `replay_*` module
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from pipelines.replay_outcomes_report import OutcomeReport, RunFacts, summarise
 from pipelines.replay_outcomes_table import curve_table, dollars, sentences, shares_table
 from policies.learning import LearningPolicy
 from policies.terms import PlannerPolicy
-from registry.errors import BadInputError
+from registry.errors import BadInputError, EnvironmentFaultError
 from registry.strict_yaml import load_strict
 
 _FILE_WIDTH: Final = 160
@@ -67,7 +68,7 @@ def replay(outcomes: Path | None, policy: Path | None, as_json: bool, **options:
     --policy: every recorded decision is made again under a changed planner.yaml, and what would have come of it is
     estimated from what did come, with intervals.
 
-    Exit codes: 0 done, 2 bad input, 3 the store cannot be read.
+    Exit codes: 0 done, 2 bad input, 3 the store cannot be read or scikit-learn is missing.
     """
     _check_mode(outcomes, policy)
     if policy is not None:
@@ -147,7 +148,10 @@ def learner_recipe(warmup: list[OutcomeRow], half_life_calls: float | None = Non
 
     Raises:
         BadInputError: a half-life that is not above 0.
+        EnvironmentFaultError: scikit-learn, which fits the embedding, is not installed.
     """
+    if importlib.util.find_spec("sklearn") is None:
+        raise EnvironmentFaultError("A replay of outcomes needs scikit-learn: pip install 'journeyman[pipelines]'")
     from pipelines.replay_learner import OutcomeRouter  # noqa: PLC0415
 
     half_life = math.inf if half_life_calls is None else half_life_calls
