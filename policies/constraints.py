@@ -194,6 +194,15 @@ def dollars(amount_usd: float) -> str:
     return f"${amount_usd:.{decimals}f}"
 
 
+def just_below(share: float, bound: float) -> str:
+    """Return a share that is below the bound with as many digits as show that it is: `0.79`, `0.7996`."""
+    for digits in range(2, 7):
+        shown = f"{share:.{digits}f}"
+        if float(shown) < bound:
+            return shown
+    return f"a little less than {bound:g}"
+
+
 def _few(names: tuple[str, ...]) -> str:
     if len(names) <= 3:
         return ", ".join(names) or "no cluster"

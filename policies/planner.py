@@ -24,7 +24,7 @@ from .chains import (
     cheapest_chain,
     p_escalate,
 )
-from .constraints import Question, dollars, estimate, reject
+from .constraints import Question, dollars, estimate, just_below, reject
 from .plan import Candidate, Estimate, Plan, PlanRequest, Rejection
 from .selection import Alternative, Chance, alternative, select
 from .terms import PlannerPolicy
@@ -122,7 +122,7 @@ def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy, chance: 
             expected,
             propensity=propensity,
             chain=tuple(link.name for link in one.chain),
-            chain_cost_usd=one.cost,
+            chain_cost_usd=_money(one.chain, field),
             value=one.value,
         )
         field.feasible[candidate.name] = (candidate, weighed, link)
@@ -160,6 +160,14 @@ def _unproven(candidate: Candidate, needed: float) -> bool:
     return candidate.kind == "specialist" and candidate.evidence < needed
 
 
+def _money(chain: Sequence[Link], field: _Field) -> float:
+    """US dollars that the chain costs on average, without what its time is worth."""
+    mean_usd = 0.0
+    for link in reversed(chain):
+        mean_usd = field.feasible[link.name][1].cost_usd + (1.0 - link.p_believed) * mean_usd
+    return mean_usd
+
+
 def _remark(chosen: Alternative, quality_sla: float) -> str:
     if chain_quality(chosen.chain) >= quality_sla:
         return ""
@@ -177,11 +185,13 @@ def _limits(request: PlanRequest, policy: PlannerPolicy) -> ChainLimits:
 
 
 def _last_resort(field: _Field) -> Link:
-    """The frontier; where it may not answer, the one of the best quality."""
+    """The frontier; where it may not answer, whoever is likeliest to be right and believed: nobody comes behind."""
     for candidate, _, link in field.feasible.values():
         if candidate.is_frontier:
             return link
-    return max((link for _, _, link in field.feasible.values()), key=lambda link: (link.quality, -link.cost))
+    return max(
+        (link for _, _, link in field.feasible.values()), key=lambda link: (link.p_believed * link.quality, -link.cost)
+    )
 
 
 def _reject_poor(field: _Field, chosen: Alternative, quality_sla: float) -> None:
@@ -189,7 +199,9 @@ def _reject_poor(field: _Field, chosen: Alternative, quality_sla: float) -> None
     kept = {link.name for link in chosen.chain}
     for name, (_, expected, link) in list(field.feasible.items()):
         if link.quality < quality_sla and expected.propensity == 0.0 and name not in kept:
-            reason = f"its predicted quality is {link.quality:.2f}, and {quality_sla:.2f} is asked for"
+            reason = (
+                f"its predicted quality is {just_below(link.quality, quality_sla)}, and {quality_sla:.2f} is asked for"
+            )
             field.rejections.append(Rejection(name, "quality", reason))
             del field.feasible[name]
 
@@ -198,9 +210,7 @@ def _plan_of(request: PlanRequest, field: _Field, choice: _Choice, weighed: _Wei
     chain = choice.chain
     expected = {name: entry[1] for name, entry in field.feasible.items()}
     primary = expected[chain[0].name]
-    mean_usd = 0.0
-    for link in reversed(chain):
-        mean_usd = expected[link.name].cost_usd + (1.0 - link.p_believed) * mean_usd
+    mean_usd = _money(chain, field)
     return Plan(
         primary_model=chain[0].name,
         escalation_chain=tuple(link.name for link in chain[1:]),
@@ -225,7 +235,8 @@ def _justify(request: PlanRequest, field: _Field, choice: _Choice, mean_usd: flo
     if request.asked_for != AUTO:
         said = f"{first.name} was asked for by name: expected {dollars(mean_usd)} a call, no escalation."
     elif len(choice.chain) == 1:
-        said = f"{first.name} answers alone: expected {dollars(mean_usd)} a call; {_why_alone(request, field)}."
+        why = "" if choice.explored else f"; {_why_alone(request, field)}"
+        said = f"{first.name} answers alone: expected {dollars(mean_usd)} a call{why}."
     else:
         said = (
             f"{first.name}: expected {dollars(mean_usd)} a call with its escalations, against {dollars(alone)} for "
@@ -243,7 +254,7 @@ def _why_alone(request: PlanRequest, field: _Field) -> str:
     if not request.cluster_matched:
         return "the call's cluster is unknown"
     if len(field.feasible) == 1:
-        return "nobody else may answer"
+        return "nobody else may answer or is good enough"
     return "no one else before it would make the call cheaper within its limits"
 
 

@@ -90,10 +90,10 @@ def select(alternatives: Sequence[Alternative], quality_sla: float, share: float
     spread = float(others.sum())
     if spread <= 0.0:
         return _certain(best, len(alternatives))
-    others[best] = 1.0 - spread
+    others[best] = max(0.0, 1.0 - spread)
     drawn = min(int(np.searchsorted(np.cumsum(others), chance.rng.random(), side="right")), len(others) - 1)
     if others[drawn] <= 0.0:  # rounding at the very end of the cumulative sum
-        drawn = best
+        drawn = int(np.argmax(others))
     return Selection(drawn, tuple(others.tolist()), drawn != best)
 
 
@@ -126,9 +126,7 @@ def _settled(alternatives: Sequence[Alternative], best: int, quality_sla: float,
     Then no draw would vote against it, and most decisions of a router that knows its traffic need none.
     """
     floor = _worth(alternatives[best], quality_sla, -SURE, lam)
-    return all(
-        _worth(one, quality_sla, SURE, lam) <= floor for index, one in enumerate(alternatives) if index != best
-    )
+    return all(_worth(one, quality_sla, SURE, lam) <= floor for index, one in enumerate(alternatives) if index != best)
 
 
 def _worth(one: Alternative, quality_sla: float, deviations: float, lam: float) -> float:

@@ -13,7 +13,8 @@ from policies.plan import Estimate, Plan, Rejection
 def of_plan(plan: Plan) -> list[dict[str, Any]]:
     """The candidates of a plan that was just made."""
     by_name = {one.candidate: one for one in plan.estimates}
-    weighed = Weighing(by_name, plan.chain, plan.terms.quality_sla, plan.lam, plan.explored)
+    named = _was_named(plan.rejections)
+    weighed = Weighing(by_name, plan.chain, plan.terms.quality_sla, plan.lam, plan.explored, named)
     return _shown(weighed, plan.rejections)
 
 
@@ -21,9 +22,14 @@ def of_record(plan: PlanRecord) -> list[dict[str, Any]]:
     """The candidates of a plan that was stored."""
     by_name = {one.name: _estimate(one) for one in plan.candidates if not one.rejection}
     quality_sla = float(plan.inputs.get("quality_sla", 0.0))
-    weighed = Weighing(by_name, (plan.primary, *plan.escalation_chain), quality_sla, plan.lam, plan.explored)
+    chain = (plan.primary, *plan.escalation_chain)
     rejected = [Rejection(c.name, c.rejection_code, c.rejection) for c in plan.candidates if c.rejection]  # type: ignore[arg-type]
-    return _shown(weighed, rejected)
+    named = _was_named(rejected)
+    return _shown(Weighing(by_name, chain, quality_sla, plan.lam, plan.explored, named), rejected)
+
+
+def _was_named(rejections: Sequence[Rejection]) -> bool:
+    return any(rejection.code == "not_asked_for" for rejection in rejections)
 
 
 def _shown(weighed: Weighing, rejections: Sequence[Rejection]) -> list[dict[str, Any]]:

@@ -125,8 +125,10 @@ class Execution:
 
     def _is_live(self, attempt: Attempt, contender: Contender) -> bool:
         """Whether the caller may see the answer while it comes: only where no check could still take it back."""
-        is_last = attempt.candidate == self._plan.chain[-1]
-        return self._job.stream and is_last and self._serve_unverified and self._thresholds[contender.name] is None
+        is_last_resort = attempt.candidate == self._frontier or self._job.model != AUTO
+        return (
+            self._job.stream and is_last_resort and self._serve_unverified and self._thresholds[contender.name] is None
+        )
 
     async def _ask(self, attempt: Attempt) -> AsyncGenerator[TokenFrame, None]:
         contender = self._contenders[attempt.candidate]

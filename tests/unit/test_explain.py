@@ -54,3 +54,35 @@ def test_when_nobody_is_good_enough_the_best_says_so():
     poor = structs.replace(BIG, quality=0.7)
     said = verdict("big", weighed(poor, structs.replace(SMALL, quality=0.5), chain=("big",)))
     assert said == "the best quality there is, 0.70 ± 0.02 (40 outcomes); nobody reaches 0.80"
+
+
+def test_a_call_for_a_named_model_says_so():
+    named = Weighing({"big": BIG}, ("big",), 0.8, named=True)
+    assert verdict("big", named) == "asked for by name; quality 0.95 ± 0.02 (40 outcomes)"
+
+
+def test_a_record_from_before_chains_were_kept_claims_nothing():
+    """Its candidates have no chain, which says nothing about limits or about who else might have answered."""
+    old = weighed(*(structs.replace(one, chain=()) for one in (BIG, SMALL)), chain=("small", "big"))
+    assert verdict("small", old) == "picked; quality 0.85 ± 0.05 (12 outcomes)"
+    assert "limits" not in verdict("big", old) and "quality 0.95" in verdict("big", old)
+
+
+def test_just_below_what_is_asked_for_is_told_with_enough_digits():
+    poor = structs.replace(SMALL, quality=0.7996)
+    assert verdict("small", weighed(BIG, poor, chain=("big",))).startswith("its predicted quality is 0.7996")
+    poorer = structs.replace(SMALL, quality=0.8 - 1e-12)
+    assert "a little less than 0.8" in verdict("small", weighed(BIG, poorer, chain=("big",)))
+
+
+def test_prices_of_quality_beyond_reach_are_words():
+    decision = weighed(BIG, SMALL, chain=("small",), lam=9.7e11)
+    assert "nothing but the cheapest can be afforded" in verdict("small", decision)
+    assert "a cent must bring 2,000" in verdict("small", weighed(BIG, SMALL, chain=("small",), lam=2e5))
+    assert "next to nothing" in verdict("small", weighed(BIG, SMALL, chain=("small",), lam=1e-9))
+
+
+def test_differences_that_are_rounding_are_no_money():
+    same = structs.replace(BIG, candidate="twin", chain=("twin", "big"), chain_cost_usd=0.004 + 1e-18)
+    said = verdict("twin", weighed(BIG, same, chain=("big",)))
+    assert "$0.0000000" not in said and "as dear" in said
