@@ -26,7 +26,7 @@ HEAD = """\
 def resolved() -> list[tuple[str, str]]:
     """Names and versions as pip would install them into an empty environment."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    done = subprocess.run([*pip, f"{ROOT}[engine,pipelines,dev]"], capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run([*pip, f"{ROOT}[engine,pipelines,training,dev]"], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"pip could not resolve pyproject.toml:\n{done.stderr}")
     found = [item["metadata"] for item in json.loads(done.stdout)["install"]]

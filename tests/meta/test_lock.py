@@ -12,6 +12,7 @@ ASKED = [
     *PROJECT["dependencies"],
     *PROJECT["optional-dependencies"]["engine"],
     *PROJECT["optional-dependencies"]["pipelines"],
+    *PROJECT["optional-dependencies"]["training"],
     *PROJECT["optional-dependencies"]["dev"],
 ]
 
