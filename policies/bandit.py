@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from numpy.typing import NDArray
 
 from registry.errors import BadInputError
@@ -174,7 +174,8 @@ class Bandit:
         if others:
             self._all = self._empty()
             for state in (self._own.state(self._features, now_h), *others):
-                self._all.include(state, self._features)
+                ahead = state.now_h > now_h  # its clock is: its outcomes are no newer than now
+                self._all.include(structs.replace(state, now_h=now_h) if ahead else state, self._features)
         self._believe(now_h)
 
     def _believe(self, now_h: float) -> None:

@@ -32,6 +32,8 @@ class Sums:
         self._half_life_h = half_life_h
         self._max_clusters = max_clusters
         self._origin_h: float | None = None
+        self._latest_h = 0.0
+        """Of the outcomes counted."""
         self._allocate(2, 8)
 
     def _allocate(self, arm_rows: int, cluster_rows: int) -> None:
@@ -50,10 +52,20 @@ class Sums:
         return sum(array.nbytes for array in arrays)
 
     def scale(self, now_h: float) -> float:
-        """Return what an outcome of now counts in the sums' units; divide sums by it to read them as of now."""
+        """Return what an outcome of now counts in the sums' units; divide sums by it to read them as of now.
+
+        Where outcomes were counted more than a half-life later than now, the clock was wrong then, or is now: taken as
+        they are they would outweigh everything else for ever, so the latest of them become outcomes of now.
+        """
         if self._origin_h is None:
             return 1.0
-        return float(2.0 ** min(1000.0, (now_h - self._origin_h) / self._half_life_h))
+        if self._latest_h - now_h > self._half_life_h:
+            self._origin_h -= self._latest_h - now_h
+            self._latest_h = now_h
+        return self._scale_at(now_h, self._origin_h)
+
+    def _scale_at(self, now_h: float, origin_h: float) -> float:
+        return float(2.0 ** min(1000.0, (now_h - origin_h) / self._half_life_h))
 
     def add(self, arm: int, cluster: int, vector: Array, head: int, y: float, weight: float) -> None:
         """Count one outcome; `weight` is already in the sums' units (`weight_of`). `cluster` 0: of no cluster."""
@@ -72,8 +84,9 @@ class Sums:
     def weight_of(self, now_h: float) -> float:
         """Return `scale(now_h)`, after moving the origin when the factor has grown large."""
         if self._origin_h is None:
-            self._origin_h = now_h
+            self._origin_h = self._latest_h = now_h
         scale = self.scale(now_h)
+        self._latest_h = max(self._latest_h, now_h)
         if scale > _RESCALE_ABOVE:
             for array in (self.design, self.moment, self.square, self.centre, self.calls, self.pairs):
                 np.divide(array, scale, out=array)
@@ -152,8 +165,9 @@ class Sums:
     def include(self, state: BanditState, features: str) -> None:
         """Add another's sums. Of a state with other features only what needs no vector: pairs and arms' totals."""
         if self._origin_h is None:
-            self._origin_h = state.now_h
-        scale = self.scale(state.now_h)
+            self._origin_h = self._latest_h = state.now_h
+        scale = self._scale_at(state.now_h, self._origin_h)
+        self._latest_h = max(self._latest_h, state.now_h)
         self._make_room(state)
         arms = _rows(state.arms, self.arm_row)
         clusters = _rows(state.clusters, self.cluster_row)

@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from observations.records import AttemptRecord, CallRecord
+from policies.bandit import Bandit, Context
+from policies.bandit_state import BanditState
 from policies.learning import LearningPolicy, SpendPolicy
 from policies.planner import plan
 from policies.terms import PlannerPolicy
@@ -135,3 +137,58 @@ def test_memory_for_later_feedback_is_bounded():
         known.decided(f"call_{number}", context, made)
         known.judged(call(number), YES)
     assert len(known._decided) == len(known._judged) == REMEMBERED
+
+
+HOUR, YEAR = 490_000.0, 8_766.0
+X = Context(VECTORS.of("a text"), "c")
+
+
+def taught(times, at_h=HOUR, reward=1.0):
+    bandit = Bandit(LearningPolicy(), "f", VECTORS.dimension)
+    for _ in range(times):
+        bandit.learn("m", X, reward, at_h)
+    return bandit
+
+
+def of(bandit, at_h=HOUR):
+    return bandit.beliefs(["m"], X, [0.5], at_h)[0]
+
+
+@pytest.mark.parametrize("years", [0.01, 1.0, 3.0, 30.0, 300.0])
+def test_an_outcome_from_a_clock_that_was_ahead_is_one_outcome(years):
+    """A clock that was wrong for a moment must not make that moment's outcome worth more than all others for ever."""
+    bandit = taught(50)
+    bandit.learn("m", X, 0.0, HOUR + years * YEAR)
+    for _ in range(200):
+        bandit.learn("m", X, 1.0, HOUR)
+    assert 200 <= of(bandit).evidence <= 251.5
+    assert of(bandit).mean > 0.85
+    again = Bandit(LearningPolicy(), "f", VECTORS.dimension)
+    again.restore(BanditState.from_bytes(bandit.state(HOUR).to_bytes()))
+    assert of(again).evidence == pytest.approx(of(bandit).evidence)
+    assert of(again, HOUR + 168.0).evidence == pytest.approx(of(bandit).evidence / 2), "and it fades from then on"
+
+
+def test_a_clock_that_was_ahead_when_beliefs_were_kept_stops_no_learning():
+    again = Bandit(LearningPolicy(), "f", VECTORS.dimension)
+    again.restore(taught(50, HOUR + YEAR).state(HOUR + YEAR))
+    for _ in range(100):
+        again.learn("m", X, 0.0, HOUR)
+    assert of(again).evidence == pytest.approx(150.0) and of(again).mean < 0.5
+
+
+@pytest.mark.parametrize("years", [0.05, 1.0, 100.0])
+def test_a_router_whose_clock_is_ahead_is_not_believed_more_than_others(years):
+    bandit, other = taught(50), taught(1, HOUR + years * YEAR, reward=0.0)
+    bandit.absorb([other.state(HOUR + years * YEAR)], HOUR)
+    assert of(bandit).evidence == pytest.approx(51.0)
+    bandit.learn("m", X, 1.0, HOUR)
+    assert of(bandit).evidence == pytest.approx(52.0)
+
+
+def test_a_router_that_stopped_long_ago_has_faded():
+    bandit, other = taught(50), taught(100, HOUR - 168.0, reward=0.0)
+    bandit.absorb([other.state(HOUR - 168.0)], HOUR)
+    assert of(bandit).evidence == pytest.approx(100.0)
+    bandit.absorb([taught(100, HOUR - 100 * YEAR).state(HOUR - 100 * YEAR)], HOUR)
+    assert of(bandit).evidence == pytest.approx(50.0)
