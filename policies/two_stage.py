@@ -1,12 +1,13 @@
-"""Classification in two stages: the signature and the operator's table first, then what was learned from the traffic.
+"""Classification in two stages: the operator's table first, then what was learned from the traffic.
 
-The operator's word goes before the learned one. The learned model is an artifact that may be missing, and may be
-exchanged while calls are served. Knows nothing of files or of how the model works.
+Learned are the signatures of the tasks that were found, which are exact, and a model of the texts. The operator's word
+goes before the learned one. Both may be missing, and may be exchanged while calls are served. Knows nothing of files or
+of how the model works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from registry.identifiers import UNKNOWN_CLUSTER
@@ -59,6 +60,7 @@ class TwoStageClassifier:
     def __init__(self, table: TableClassifier, learned: LearnedModel | None = None) -> None:
         self._table = table
         self._learned = learned
+        self._found: Mapping[str, str] = {}
 
     @property
     def learned(self) -> LearnedModel | None:
@@ -69,11 +71,21 @@ class TwoStageClassifier:
         """Put another model in force, or none. Calls that are being classified keep theirs."""
         self._learned = learned
 
+    def find(self, clusters: Mapping[str, str]) -> None:
+        """Put the found tasks in force: signature to cluster."""
+        self._found = dict(clusters)
+
     def classify(self, given: ClassifyInput) -> Classification:
         """Return the cluster, or `unknown` with the reason."""
         seen = self._table.classify(given)
+        if seen.cluster != UNKNOWN_CLUSTER:
+            return seen
+        found = self._found.get(given.signature)
+        if found is not None:
+            agrees = self._table.agrees(given.task_type, found)
+            return Classification(found, "signature", 1.0, agrees, "the signature is that of a task that was found")
         learned = self._learned
-        if seen.cluster != UNKNOWN_CLUSTER or learned is None:
+        if learned is None:
             return seen
         answer = learned.posterior(given.text, given.system, given.tool_names, given.json_keys)
         if answer.cluster == UNKNOWN_CLUSTER:

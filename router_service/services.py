@@ -38,6 +38,7 @@ from .belief_keeper import BeliefKeeper
 from .belief_store import BeliefStore
 from .beliefs import Beliefs
 from .exchange import Intake
+from .found_clusters import FoundClustersKeeper
 from .gateway import Gateway, Parts
 from .job import Job
 from .keys import KeyRing
@@ -70,6 +71,9 @@ class Services:
         self.policies: PolicyFiles = load_policies(settings.policies)
         self._classifier = ClassifierKeeper(
             settings.classifier or self.paths.root / "classifier", self.policies.decisions.classifier
+        )
+        self._found = FoundClustersKeeper(
+            self.paths.root / "clusters" / "clusters.json", self.policies.decisions.classifier
         )
         self.holder = CatalogHolder(settings.registry, environment)
         self.metrics = Metrics()
@@ -127,6 +131,7 @@ class Services:
         """Start backends, the registry watch and the loader."""
         self._belief_keeper.recall()
         self._classifier.look()
+        self._found.look()
         self.holder.subscribe(self.roster.follow)
         self._report(self.holder.status)
         self._tasks = [
@@ -134,6 +139,7 @@ class Services:
             asyncio.create_task(self._keep_probing()),
             asyncio.create_task(self._keep_adapters()),
             asyncio.create_task(self._classifier.run(self.settings.reload_interval_s)),
+            asyncio.create_task(self._found.run(self.settings.reload_interval_s)),
             asyncio.create_task(self._belief_keeper.run(self.settings.beliefs_interval_s)),
         ]
         if self.policies.access.has_budgets:
@@ -161,8 +167,9 @@ class Services:
             trouble.append(f"registry: {status.error}")
         if self._loader is not None and (stuck := self._loader.trouble()):
             trouble.append(f"loader: {stuck}")
-        if self._classifier.trouble:
-            trouble.append(f"classifier: {self._classifier.trouble}")
+        for name, keeper in (("classifier", self._classifier), ("found clusters", self._found)):
+            if keeper.trouble:
+                trouble.append(f"{name}: {keeper.trouble}")
         if self.keys.reload_error is not None:
             trouble.append(f"keys: {self.keys.reload_error}")
         state = "ready" if not trouble else "degraded"

@@ -60,3 +60,14 @@ def test_a_model_can_come_and_go():
     assert classifier.classify(given("give it back")).cluster == "refunds"
     classifier.exchange(None)
     assert classifier.classify(given("give it back")).cluster == "unknown"
+
+
+def test_a_found_tasks_signature_goes_before_the_model_and_behind_the_table():
+    model = Model(Said("parcels", 0.99))
+    classifier = TwoStageClassifier(TABLE, model)
+    classifier.find({"0" * 64: "t-0123456789"})
+    seen = classifier.classify(given("give it back"))
+    assert (seen.cluster, seen.source, seen.confidence) == ("t-0123456789", "signature", 1.0)
+    assert classifier.classify(given("a refund please")).cluster == "refunds"
+    classifier.find({})
+    assert classifier.classify(given("give it back")).cluster == "parcels"
