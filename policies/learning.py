@@ -10,6 +10,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Positive = Annotated[float, Meta(gt=0)]
+Dollars = Annotated[float, Meta(ge=1e-12, le=1e12)]
+"""Beyond these lies no money, but the end of floating point."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -31,9 +33,9 @@ class LearningPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class SpendPolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`spend:` of planner.yaml: a ceiling over time for the whole gateway. Absent: none."""
 
-    usd_per_call: Positive | None = None
+    usd_per_call: Dollars | None = None
     """Mean US dollars a call."""
-    usd_per_hour: Positive | None = None
+    usd_per_hour: Dollars | None = None
 
 
 class ConfidencePolicy(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -78,7 +78,7 @@ class Pacer:
         self._expected = 0.0
         self._spent = 0.0
         self._scatter = 0.0
-        self._lam = _FIRST_GAIN / self._budget
+        self._lam = min(HIGHEST_LAM, _FIRST_GAIN / self._budget)
 
     @property
     def lam(self) -> float:

@@ -1,20 +1,25 @@
 """Beliefs under bad luck: kills, clocks, twins, restarts, candidates that are gone, calls that were refused."""
 
+import math
 import threading
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from observations.records import AttemptRecord, CallRecord
 from policies.bandit import Bandit, Context
 from policies.bandit_state import BanditState
 from policies.learning import LearningPolicy, SpendPolicy
+from policies.pacer import HIGHEST_LAM
 from policies.planner import plan
 from policies.terms import PlannerPolicy
-from registry.errors import StorageError
+from registry.errors import ConfigError, StorageError
+from registry.strict_yaml import load_strict
 from router_service.belief_store import BeliefStore
 from router_service.beliefs import REMEMBERED, Beliefs
+from router_service.pace import Menu, Pace
 from router_service.vectors import TextVectors
 from router_service.wire.chat import FeedbackRequest
 from specialists.embedder import hashing_embedder
@@ -192,3 +197,20 @@ def test_a_router_that_stopped_long_ago_has_faded():
     assert of(bandit).evidence == pytest.approx(100.0)
     bandit.absorb([taught(100, HOUR - 100 * YEAR).state(HOUR - 100 * YEAR)], HOUR)
     assert of(bandit).evidence == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("amount", ["1.0e-320", "1.0e+300", "0", "-1", ".inf"])
+@pytest.mark.parametrize("name", ["usd_per_call", "usd_per_hour"])
+def test_a_ceiling_that_is_no_money_is_refused_at_the_start(name, amount):
+    with pytest.raises(ConfigError, match=name):
+        load_strict(f"spend: {{{name}: {amount}}}\n", PlannerPolicy, "planner.yaml")
+
+
+@pytest.mark.parametrize("amount", [1e-12, 1e12])
+@pytest.mark.parametrize("name", ["usd_per_call", "usd_per_hour"])
+@pytest.mark.parametrize("costs", [[0.0, 0.0], [0.0, 0.01], [1e-9, 5e3], [], [0.0]])
+def test_the_widest_ceilings_have_a_price_that_is_a_number(name, amount, costs):
+    pace = Pace(SpendPolicy(**{name: amount}))
+    for _ in range(200):
+        pace.paid(Menu(np.linspace(0.5, 0.9, len(costs)), np.array(costs)), max(costs, default=0.01))
+        assert 0.0 <= pace.lam <= 1.1 * HIGHEST_LAM and math.isfinite(pace.balance_usd)
