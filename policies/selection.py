@@ -13,13 +13,14 @@ distribution so made, hence its propensities are exact, given the draws. Knows n
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
-from msgspec import Struct, structs
-from numpy.typing import NDArray
+from msgspec import Struct
 
 from .chains import Link, expected_cost
 from .learning import LearningPolicy
@@ -29,8 +30,6 @@ SURE: Final = 4.0
 """Standard deviations beyond which a draw is not worth waiting for: one in thirty thousand."""
 LEAST_LAM: Final = 1e-3
 """A dollar is never worth nothing: this settles ties on quality by cost."""
-
-Floats = NDArray[np.float64]
 
 
 class Chance(Struct, frozen=True):
@@ -77,8 +76,8 @@ class Selection(Struct, frozen=True):
 
 def alternative(chain: tuple[Link, ...], quality_sla: float, lam: float, *, unproven: bool = False) -> Alternative:
     """Return the chain with its value."""
-    made = Alternative(chain, expected_cost(chain), 0.0, unproven)
-    return structs.replace(made, value=_worth(made, quality_sla, 0.0, lam))
+    cost = expected_cost(chain)
+    return Alternative(chain, cost, _worth(chain, quality_sla, 0.0) - max(lam, LEAST_LAM) * cost, unproven)
 
 
 def select(alternatives: Sequence[Alternative], quality_sla: float, share: float, chance: Chance | None) -> Selection:
@@ -86,15 +85,15 @@ def select(alternatives: Sequence[Alternative], quality_sla: float, share: float
     best = max(range(len(alternatives)), key=lambda index: alternatives[index].value)
     if chance is None or share <= 0.0 or len(alternatives) == 1:
         return _certain(best, len(alternatives))
-    others = _exploration(alternatives, best, quality_sla, share, chance)
-    spread = float(others.sum())
+    propensities = _exploration(alternatives, best, quality_sla, share, chance)
+    spread = sum(propensities)
     if spread <= 0.0:
         return _certain(best, len(alternatives))
-    others[best] = max(0.0, 1.0 - spread)
-    drawn = min(int(np.searchsorted(np.cumsum(others), chance.rng.random(), side="right")), len(others) - 1)
-    if others[drawn] <= 0.0:  # rounding at the very end of the cumulative sum
-        drawn = int(np.argmax(others))
-    return Selection(drawn, tuple(others.tolist()), drawn != best)
+    propensities[best] = max(0.0, 1.0 - spread)
+    drawn = bisect.bisect_right(list(accumulate(propensities)), chance.rng.random())
+    if drawn == len(propensities) or propensities[drawn] <= 0.0:  # rounding at the end of the cumulative sum
+        drawn = propensities.index(max(propensities))
+    return Selection(drawn, tuple(propensities), drawn != best)
 
 
 def _certain(best: int, count: int) -> Selection:
@@ -103,21 +102,22 @@ def _certain(best: int, count: int) -> Selection:
 
 def _exploration(
     alternatives: Sequence[Alternative], best: int, quality_sla: float, share: float, chance: Chance
-) -> Floats:
+) -> list[float]:
     """The probability of each alternative but the best; their sum is at most `share`."""
     if _settled(alternatives, best, quality_sla, chance.lam):
-        votes = np.zeros(len(alternatives))
+        votes = [0.0] * len(alternatives)
     else:
         votes = _votes(alternatives, quality_sla, chance)
     votes[best] = 0.0
-    doubt = float(votes.sum())
-    unproven = np.array([a.unproven and index != best for index, a in enumerate(alternatives)], dtype=np.float64)
-    if not unproven.any():
-        return votes * (min(1.0, share / doubt) if doubt > 0.0 else 0.0)
-    unproven /= unproven.sum()
+    doubt = sum(votes)
+    unproven = [1.0 if one.unproven and index != best else 0.0 for index, one in enumerate(alternatives)]
+    needy = sum(unproven)
+    if not needy:
+        part = min(1.0, share / doubt) if doubt > 0.0 else 0.0
+        return [part * vote for vote in votes]
     if doubt <= 0.0:
-        return share * unproven
-    return 0.5 * share * (unproven + votes / doubt)
+        return [share * one / needy for one in unproven]
+    return [0.5 * share * (one / needy + vote / doubt) for one, vote in zip(unproven, votes, strict=True)]
 
 
 def _settled(alternatives: Sequence[Alternative], best: int, quality_sla: float, lam: float) -> bool:
@@ -125,25 +125,30 @@ def _settled(alternatives: Sequence[Alternative], best: int, quality_sla: float,
 
     Then no draw would vote against it, and most decisions of a router that knows its traffic need none.
     """
-    floor = _worth(alternatives[best], quality_sla, -SURE, lam)
-    return all(_worth(one, quality_sla, SURE, lam) <= floor for index, one in enumerate(alternatives) if index != best)
+    price = max(lam, LEAST_LAM)
+    floor = _worth(alternatives[best].chain, quality_sla, -SURE) - price * alternatives[best].cost
+    return all(
+        _worth(one.chain, quality_sla, SURE) - price * one.cost <= floor
+        for index, one in enumerate(alternatives)
+        if index != best
+    )
 
 
-def _worth(one: Alternative, quality_sla: float, deviations: float, lam: float) -> float:
-    """The alternative's value with every quality off its mean by so many deviations."""
+def _worth(chain: tuple[Link, ...], quality_sla: float, deviations: float) -> float:
+    """The quality that the SLA asks for, with every step's off its mean by so many deviations."""
     worth, reached = 0.0, 1.0
-    for link in one.chain[:-1]:
+    for link in chain[:-1]:
         worth += reached * link.p_believed * _capped(link, quality_sla, deviations)
         reached *= 1.0 - link.p_believed
-    return worth + reached * _capped(one.chain[-1], quality_sla, deviations) - max(lam, LEAST_LAM) * one.cost
+    return worth + reached * _capped(chain[-1], quality_sla, deviations)
 
 
 def _capped(link: Link, quality_sla: float, deviations: float) -> float:
     return min(max(link.quality + deviations * link.quality_sd, 0.0), quality_sla)
 
 
-def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chance) -> Floats:
-    """The share of draws in which each alternative has the best value. Shape (alternatives,)."""
+def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chance) -> list[float]:
+    """The share of draws in which each alternative has the best value."""
     links = {link.name: link for one in alternatives for link in one.chain}
     place = {name: index for index, name in enumerate(links)}
     mean = np.array([link.quality for link in links.values()])
@@ -156,7 +161,8 @@ def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chan
             reached *= 1.0 - link.p_believed
         served[place[one.chain[-1].name], column] = reached
     quality = mean + sd * chance.rng.standard_normal((DRAWS, len(links)))
-    worth = np.clip(quality, 0.0, quality_sla) @ served
+    worth = np.minimum(np.maximum(quality, 0.0), quality_sla) @ served  # `clip` takes longer on few
     cost = np.array([one.cost for one in alternatives])
     winners = np.argmax(worth - max(chance.lam, LEAST_LAM) * cost, axis=1)
-    return np.bincount(winners, minlength=len(alternatives)) / DRAWS
+    share: list[float] = (np.bincount(winners, minlength=len(alternatives)) / DRAWS).tolist()
+    return share
