@@ -50,6 +50,7 @@ TABLES: dict[str, Exportable] = {
     "metrics": Exportable("model_metrics_timeseries", time="minute_ms", tenant="", cluster="cluster"),
     "assignment": Exportable("cluster_model_assignment", time="last_at_ms", tenant="", cluster="cluster"),
     "registry": Exportable("model_registry", tenant=""),
+    "shadow": Exportable("slm_shadow", cluster="cluster"),
     "promotions": Exportable("promotion_audit_log", tenant=""),
 }
 BY_NAME = TABLES | {table.name: table for table in TABLES.values()}

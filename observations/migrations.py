@@ -55,6 +55,18 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         );
         """,
     ),
+    (
+        "shadow answers",
+        """
+        CREATE TABLE slm_shadow (
+            id VARCHAR, at_ms BIGINT, call_id VARCHAR, specialist VARCHAR, v INTEGER, tenant VARCHAR, cluster VARCHAR,
+            outcome VARCHAR, reason VARCHAR, agrees BOOLEAN, confidence DOUBLE, threshold DOUBLE, prompt_tokens BIGINT,
+            completion_tokens BIGINT, cost_usd DOUBLE, latency_ms DOUBLE, reference VARCHAR, reference_verified BOOLEAN,
+            reference_cost_usd DOUBLE, reference_latency_ms DOUBLE, content_mode VARCHAR, answer_text VARCHAR,
+            answer_tool_calls VARCHAR
+        );
+        """,
+    ),
 )
 
 VIEWS: dict[str, str] = {

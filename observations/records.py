@@ -203,4 +203,35 @@ class StageMoveRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind",
     """The signed ledger entry, or what identifies it."""
 
 
-Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord
+class ShadowRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="shadow"):
+    """What a specialist in shadow would have answered to a call, beside what was served. Nobody saw it."""
+
+    id: str
+    """`{call id}:{specialist}`: a call is mirrored to a specialist once."""
+    at_ms: int
+    call_id: str
+    specialist: str
+    v: int = 1
+    tenant: str = "default"
+    cluster: str = UNKNOWN_CLUSTER
+    outcome: AttemptOutcome = "failed"
+    reason: str = ""
+    agrees: bool | None = None
+    """Whether it says the same as what was served; None where only a reader could tell, or nothing was said."""
+    confidence: float | None = None
+    threshold: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_ms: float = 0.0
+    reference: str = ""
+    """Who served the call."""
+    reference_verified: bool = False
+    reference_cost_usd: float = 0.0
+    reference_latency_ms: float = 0.0
+    content_mode: ContentMode = "redacted"
+    answer_text: str | None = None
+    answer_tool_calls: list[dict[str, Any]] | None = None
+
+
+Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord | ShadowRecord

@@ -16,6 +16,7 @@ from .records import (
     CatalogRecord,
     Event,
     FeedbackRecord,
+    ShadowRecord,
     SignatureRecord,
     StageMoveRecord,
 )
@@ -46,6 +47,7 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("slm_signature", SignatureRecord, frozenset({"tools", "response_format", "tool_names"})),
     TableSpec("slm_feedback", FeedbackRecord, frozenset()),
     TableSpec("catalog_snapshot", CatalogRecord, frozenset({"models"})),
+    TableSpec("slm_shadow", ShadowRecord, frozenset({"answer_tool_calls"})),
     TableSpec("promotion_audit_log", StageMoveRecord, frozenset({"receipt"})),
 )
 SPEC_OF: dict[type[Event], TableSpec] = {spec.record: spec for spec in TABLES}

@@ -20,7 +20,7 @@ from .findings import Finding, Severity, Spot, did_you_mean
 from .stages import serves_callers
 from .url_checks import url_problems
 
-LOADS_ADAPTERS = frozenset({"embedded", "vllm"})
+LOADS_ADAPTERS = frozenset({"embedded", "vllm", "echo"})
 EVERY_CLUSTER = "*"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

@@ -210,11 +210,15 @@ class Beliefs:
             right=reward.value >= 0.5,
             judged_from=served.threshold,
         )
-        made = self.confidence.observe(served.candidate, answer)
+        self.compared(served.candidate, answer)
+
+    def compared(self, specialist: str, answer: JudgedAnswer) -> None:
+        """A specialist's answer was judged: it may move its threshold."""
+        made = self.confidence.observe(specialist, answer)
         if made is not None:
             _log.info(
                 "confidence calibrated",
-                specialist=served.candidate,
+                specialist=specialist,
                 threshold=made.threshold,
                 coverage=made.coverage,
                 risk_upper=made.risk_upper,

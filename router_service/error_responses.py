@@ -45,6 +45,7 @@ TABLE: dict[type[JourneymanError], EdgeError] = {
     errors.StreamCutError: EdgeError(502, "upstream_error", "warning"),
     errors.StorageError: EdgeError(503, "server_error", "error"),
     errors.StoreLockedError: EdgeError(503, "server_error", "warning"),
+    errors.IntegrityError: EdgeError(503, "server_error", "error"),
     errors.RedactionError: EdgeError(500, "server_error", "error"),
     errors.EnvironmentFaultError: EdgeError(500, "server_error", "error"),
     errors.GateFailedError: EdgeError(500, "server_error", "warning"),

@@ -187,7 +187,7 @@ class Execution:
         if reply.error is not None or reply.completion is None:
             return "failed", reply.error.message if reply.error else "no answer"
         threshold = self._thresholds[contender.name]
-        verdict = self._verifier.verify(_answer(reply.completion), self._job.expectation, threshold)
+        verdict = self._verifier.verify(answer_of(reply.completion), self._job.expectation, threshold)
         return verdict.outcome, verdict.reason
 
     def _attempt_record(self, contender: Contender, reply: Reply, outcome: Any, reason: str) -> AttemptRecord:
@@ -205,7 +205,7 @@ class Execution:
             cost_usd=contender.prices.cost_usd(usage.prompt_tokens, usage.completion_tokens),
             latency_ms=reply.latency_ms,
             first_token_ms=reply.first_token_ms,
-            confidence=_confidence(completion) if completion else None,
+            confidence=confidence_of(completion) if completion else None,
             threshold=_finite(self._thresholds[contender.name]),
             finish_reason=completion.finish_reason if completion else "",
         )
@@ -238,17 +238,19 @@ def _deltas(completion: Completion) -> list[Delta]:
     return deltas
 
 
-def _answer(completion: Completion) -> Answer:
+def answer_of(completion: Completion) -> Answer:
+    """The completion as the checks see it."""
     return Answer(
         text=completion.text,
         tool_calls=tuple(AnsweredToolCall(c.name, c.arguments) for c in completion.tool_calls),
         finish_reason=completion.finish_reason,
         refusal=completion.refusal,
-        confidence=_confidence(completion),
+        confidence=confidence_of(completion),
     )
 
 
-def _confidence(completion: Completion) -> float | None:
+def confidence_of(completion: Completion) -> float | None:
+    """Sum of its token log-probabilities; None when the backend gave none."""
     return sum(t.logprob for t in completion.logprobs) if completion.logprobs else None
 
 

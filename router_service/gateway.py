@@ -36,6 +36,7 @@ from .plan_recording import plan_record
 from .plans import PlanBook
 from .recording import Recorder, error_code
 from .roster import Roster
+from .shadowing import Mirror, Served
 from .telemetry import Telemetry
 
 _log = get("gateway")
@@ -59,6 +60,7 @@ class Parts(Struct, frozen=True):
     book: PlanBook
     limits: Limits
     beliefs: Beliefs
+    mirror: Mirror | None = None
 
 
 class Gateway:
@@ -79,6 +81,7 @@ class Gateway:
         )
         self._limits = parts.limits
         self._beliefs = parts.beliefs
+        self._mirror = parts.mirror
         self._require_record = require_record
 
     def check(self, job: Job) -> None:
@@ -146,6 +149,8 @@ class Gateway:
         record = self._record(run, "verified" if attempt.outcome == "verified" else "unverified", reply, attempt)
         record = structs.replace(record, frontier_cost_usd=frontier_usd)
         self._settle(run, record)
+        if self._mirror is not None:
+            self._mirror.offer(run.job, Served(record, reply.completion))
         return AnswerFrame(
             completion=reply.completion,
             served_by=attempt.candidate,

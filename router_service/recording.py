@@ -90,6 +90,12 @@ class Recorder:
             self._metrics.add("journeyman_redactions_total", kind, amount=count)
         return fields
 
+    def answer(self, answer: Completion, mode: ContentMode, call_id: str) -> dict[str, Any]:
+        """A shadow's answer as its record may hold it; nothing where the tenant's content is not kept."""
+        if mode != "redacted":
+            return {}
+        return self._cleared(self._redactor.session(), lambda session: _redact_answer(session, answer), call_id) or {}
+
     def _cleared(
         self, session: Session, build: Callable[[Session], dict[str, Any]], call_id: str
     ) -> dict[str, Any] | None:

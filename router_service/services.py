@@ -24,6 +24,7 @@ from observations.state import StatePaths, open_private
 from policies.conduct import ConductBook
 from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
+from policies.verify import Verifier
 from registry.catalog import Catalog
 from registry.errors import BackendError, EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
@@ -52,6 +53,7 @@ from .policy_files import PolicyFiles, load_policies
 from .recording import Recorder
 from .roster import Roster
 from .settings import Settings
+from .shadowing import Mirror, ShadowParts
 from .telemetry import Telemetry
 from .vectors import TextVectors
 
@@ -97,6 +99,7 @@ class Services:
         store = BeliefStore(settings.beliefs or self.paths.root / "beliefs", settings.router_name)
         self._belief_keeper = BeliefKeeper(self.beliefs, store, self.roster)
         self.book = PlanBook(self.paths, settings.plans_kept)
+        self._mirror = self._make_mirror()
         self.gateway = Gateway(
             Parts(
                 roster=self.roster,
@@ -106,6 +109,7 @@ class Services:
                 book=self.book,
                 limits=self.limits,
                 beliefs=self.beliefs,
+                mirror=self._mirror,
             ),
             require_record=settings.require_record,
         )
@@ -142,6 +146,8 @@ class Services:
             asyncio.create_task(self._found.run(self.settings.reload_interval_s)),
             asyncio.create_task(self._belief_keeper.run(self.settings.beliefs_interval_s)),
         ]
+        if self._mirror is not None:
+            self._tasks.append(asyncio.create_task(self._mirror.run()))
         if self.policies.access.has_budgets:
             await self._remember_spending()
         if self._loader is not None:
@@ -186,6 +192,13 @@ class Services:
     def sample_gauges(self) -> None:
         """Bring the gauges up to date; called when somebody reads them."""
         gauges.sample(self.metrics, self.roster, self.beliefs, self.spool)
+
+    def _make_mirror(self) -> Mirror | None:
+        if self.settings.shadow_share <= 0.0:
+            return None
+        verifier = Verifier(check_truncated_text=self.policies.decisions.planner.check_truncated_text)
+        parts = ShadowParts(self.roster, verifier, self.recorder, self.beliefs, self.metrics)
+        return Mirror(parts, self.settings.shadow_share, self.settings.shadow_max_in_flight)
 
     def _refuse_open_door(self) -> None:
         if not self.settings.is_loopback and not self.keys.has_keys():

@@ -56,6 +56,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """This process among those that share `beliefs`: the name of its file."""
     beliefs_interval_s: float = 30.0
     """How often what was learned is written down, and the other routers' is read."""
+    shadow_share: float = 1.0
+    """Share of a cluster's calls that are mirrored to specialists in shadow, unseen by callers; 0 switches it off."""
+    shadow_max_in_flight: int = 2
+    """Mirrored calls answered at once; what comes beyond a short queue is left out and counted."""
     load_records: bool = True
     """Whether the gateway runs the loader that moves records from the spool into DuckDB."""
     log_level: str = "info"

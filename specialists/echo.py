@@ -124,9 +124,13 @@ class EchoBackend:
 
 
 def behaviour_of(model: str) -> str:
-    """Return the part of the name that picks a behaviour, or nothing."""
-    suffix = model.rpartition(":")[2] if ":" in model else ""
-    return suffix if suffix in BEHAVIOURS else ""
+    """Return the part of the name that picks a behaviour, or nothing.
+
+    `echo:slow` for a model; for a specialist, whose name holds no colon, `echo.slow@0123456789ab`.
+    """
+    name = model.partition("@")[0]
+    suffix = model.rpartition(":")[2] if ":" in model else name.removeprefix("echo.") if name != model else ""
+    return suffix if suffix in BEHAVIOURS and suffix != name else ""
 
 
 def answer(call: Call, behaviour: str) -> Completion:
