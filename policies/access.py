@@ -38,6 +38,8 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     budget_usd_per_month: Annotated[float, Meta(ge=0)] | None = None
     requests_per_minute: Rate | None = None
     tokens_per_minute: Rate | None = None
+    teaches: bool = True
+    """Whether its feedback moves routing, which it does for all tenants; it is recorded anyhow."""
 
     def check_model(self, model: str) -> None:
         """Raise PermissionDeniedError, naming what is allowed, unless the tenant's callers may ask for the model."""

@@ -47,10 +47,11 @@ class Telemetry:
             )
         self._beliefs.attempted(call_id, attempt)
 
-    def judged(self, call: CallRecord, feedback: FeedbackRequest) -> None:
-        """Somebody said how good an answer was."""
+    def judged(self, call: CallRecord, feedback: FeedbackRequest, *, teaches: bool = True) -> None:
+        """Somebody said how good an answer was; `teaches` says whether somebody is believed."""
         self._metrics.add("journeyman_feedback_total", feedback.outcome or "none")
-        self._beliefs.judged(call, feedback)
+        if teaches:
+            self._beliefs.judged(call, feedback)
 
     def refused(self, route: str, code: str) -> None:
         """A request was turned away before it became a call; it leaves no record."""

@@ -49,7 +49,7 @@ async def take_feedback(request: Request[Any, Any, Any], services: Gateway) -> R
     feedback = decode_feedback(await read_body(request.scope, request.receive, services.intake))
     call = await services.book.find(feedback.id, caller)
     record = services.recorder.feedback(feedback, call, services.content_mode(call.tenant))
-    services.telemetry.judged(call, feedback)
+    services.telemetry.judged(call, feedback, teaches=caller.tenant.teaches)
     return Response({"id": record.id, "object": "journeyman.feedback", "call_id": record.call_id})
 
 
