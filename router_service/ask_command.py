@@ -12,8 +12,8 @@ import click
 from msgspec import Struct
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from policies.constraints import dollars
 from registry.errors import EnvironmentFaultError, InvalidRequestError, JourneymanError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -115,28 +115,31 @@ def _show_plan(console: Console, plan: dict[str, Any], *, explain: bool) -> None
     console.print(f"[dim]plan[/] [bold]{chain}[/] [dim]cluster[/] {plan['cluster_id']}")
     console.print(f"[dim]{plan['justification']}[/]")
     if explain:
-        console.print(candidates_table(plan["candidates"], plan["primary"]))
+        for line in candidate_lines(plan["candidates"], plan["primary"]):
+            console.print(line, highlight=False)
 
 
-def candidates_table(candidates: list[dict[str, Any]], primary: str) -> Table:
-    """Each candidate with its figures, and why it won or lost."""
-    table = Table("candidate", "quality", "chain cost", "p95", "chance", "why", box=None, header_style="dim")
-    for row in candidates:
+def candidate_lines(candidates: list[dict[str, Any]], primary: str) -> list[str]:
+    """Two lines for each candidate: its figures, and why it won or lost; the primary first, the rejected last."""
+    ranked = sorted(candidates, key=lambda row: (row["name"] != primary, "rejection" in row))
+    lines = []
+    for row in ranked:
         rejection = row.get("rejection")
+        name = escape(row["name"])
         if rejection:
-            table.add_row(row["name"], "", "", "", "", f"[yellow]{escape(rejection['reason'])}[/]")
+            lines += [f"  [dim]{name}[/]", f"    [yellow]{escape(rejection['reason'])}[/]"]
             continue
-        spread = f" ± {row['quality_sd']:.2f}" if row["quality_sd"] else ""
-        colour = "green" if row["name"] == primary else "dim"
-        table.add_row(
-            row["name"],
-            f"{row['expected_quality']:.2f}{spread}",
-            f"${row['chain_cost_usd'] or row['expected_cost_usd']:.6f}",
-            f"{row['expected_latency_p95_ms']:.0f} ms",
-            f"{row['propensity']:.0%}",
-            f"[{colour}]{escape(row['verdict'])}[/]",
-        )
-    return table
+        colour = "green" if row["name"] == primary else "cyan"
+        lines += [f"  [{colour}]{name}[/]  {_figures(row)}", f"    [dim]{escape(row['verdict'])}[/]"]
+    return lines
+
+
+def _figures(row: dict[str, Any]) -> str:
+    spread = f" ± {row['quality_sd']:.2f}" if row["quality_sd"] else ""
+    return (
+        f"quality {row['expected_quality']:.2f}{spread}, {dollars(row['chain_cost_usd'] or row['expected_cost_usd'])} "
+        f"a call, p95 {row['expected_latency_p95_ms']:,.0f} ms, chance {row['propensity']:.0%}"
+    )
 
 
 def _show_metrics(console: Console, metrics: dict[str, Any]) -> None:
