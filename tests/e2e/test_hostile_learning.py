@@ -83,7 +83,9 @@ async def test_candidates_come_and_go_while_calls_and_feedback_flow(tmp_path: Pa
             text = await metrics(session, gateway)
         assert not re.search(r"[ =](nan|NaN|[+-]?[Ii]nf)$", re.sub(r'le="\+Inf"', "", text), re.MULTILINE)
         assert gateway.process.poll() is None
-    assert "Traceback" not in gateway.log.read_text()
+    log = gateway.log.read_text()
+    assert "Traceback" not in log and "question of" not in log and "question of" not in text
+    assert b"question" not in (tmp_path / "state" / "beliefs" / "router.beliefs").read_bytes()
     known = BeliefStore(tmp_path / "state" / "beliefs", "router").own()
     assert known is not None and set(known.bandit.arms) <= {"frontier", "a", "b", "c", "renamed"}
 
