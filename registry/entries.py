@@ -104,6 +104,14 @@ class TemplateEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """The signature it was trained for; a call with another one is not for this template."""
 
 
+class CanaryEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A prompt, and the text that a loaded adapter must decode it to (greedily) before it counts as ready."""
+
+    prompt: str
+    text: str
+    max_tokens: Positive = 32
+
+
 class SpecialistEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base model + LoRA adapter + prompt template, for one or more clusters. Immutable, `name@digest12`."""
 
@@ -115,6 +123,10 @@ class SpecialistEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Folder of the PEFT adapter; relative to registry.yaml."""
     clusters: tuple[Name, ...]
     stage: Stage = "candidate"
+    share: Fraction = 1.0
+    """While it is a canary: the share of its clusters' calls that it may answer. Without effect in other stages."""
+    standby: bool = False
+    """True: stays loaded although deprecated, so that a rollback to it takes effect at once."""
     template: TemplateEntry | None = None
     """None: the call goes to `/v1/chat/completions` as it came, under the adapter's name."""
     confidence_threshold: Annotated[float, Meta(le=0)] | None = None
@@ -123,6 +135,8 @@ class SpecialistEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """The base model's when absent."""
     eval_scores: dict[str, Fraction] = field(default_factory=dict)
     prices: Prices | None = None
+    canary: CanaryEntry | None = None
+    """None: the adapter is ready as soon as it has decoded anything."""
 
     @property
     def id(self) -> str:

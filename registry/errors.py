@@ -22,7 +22,8 @@ JourneymanError
 │   ├── BreakerOpenError          not tried: it failed too often just now
 │   └── StreamCutError            the stream ended without its end
 ├── StorageError
-│   └── StoreLockedError
+│   ├── StoreLockedError
+│   └── IntegrityError         signed or content-addressed data is not what was signed
 ├── RedactionError             fails closed: nothing is written
 ├── EnvironmentFaultError      a missing program, package, folder or port
 └── GateFailedError            a check that is meant to fail did
@@ -200,6 +201,12 @@ class StoreLockedError(StorageError):
     """Another process holds the store open for writing."""
 
     code = "store_locked"
+
+
+class IntegrityError(StorageError):
+    """Data that was signed, or is named by its digest, is not what it was; the message names the file."""
+
+    code = "integrity_error"
 
 
 class RedactionError(JourneymanError):
