@@ -71,7 +71,10 @@ class CallRate:
     def count(self) -> None:
         """One call."""
         now_s = time.monotonic()
-        self._calls = self._calls * math.exp((self._at_s - now_s) / self.MEMORY_S) + 1.0
+        # A silence counts as no more than one memory: after a night, calls are likely to come as they did before, and a
+        # rate that starts from nothing would let the first of them spend what the night has saved.
+        silence_s = min(now_s - self._at_s, self.MEMORY_S)
+        self._calls = self._calls * math.exp(-silence_s / self.MEMORY_S) + 1.0
         self._at_s = now_s
 
     def calls_per_hour(self) -> float:

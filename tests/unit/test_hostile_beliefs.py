@@ -214,3 +214,24 @@ def test_the_widest_ceilings_have_a_price_that_is_a_number(name, amount, costs):
     for _ in range(200):
         pace.paid(Menu(np.linspace(0.5, 0.9, len(costs)), np.array(costs)), max(costs, default=0.01))
         assert 0.0 <= pace.lam <= 1.1 * HIGHEST_LAM and math.isfinite(pace.balance_usd)
+
+
+def test_an_hourly_ceiling_holds_in_the_hour_after_a_night(monkeypatch):
+    """A thousand calls an hour, a night of silence, and again: what was not spent at night is not there to be spent."""
+    clock, rng = [0.0], np.random.default_rng(0)
+    monkeypatch.setattr("router_service.pace.time.monotonic", lambda: clock[0])
+    pace = Pace(SpendPolicy(usd_per_hour=1.0))
+
+    def hour():
+        spent_usd = 0.0
+        for _ in range(1000):
+            clock[0] += 3.6
+            costs, values = np.array([0.001, 0.1]) / 10, np.array([0.5, 0.9]) + rng.normal(scale=0.05, size=2)
+            cost = float(costs[np.argmax(values - max(pace.lam, 1e-3) * costs)])
+            pace.paid(Menu(values, costs), cost)
+            spent_usd += cost
+        return spent_usd
+
+    assert hour() < 1.35 and 0.9 < hour() < 1.1
+    clock[0] += 8 * 3600.0
+    assert hour() < 1.35 and 0.9 < hour() < 1.1
