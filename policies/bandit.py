@@ -6,7 +6,8 @@ Two levels an arm. A linear regression on the call's vector knows kinds of calls
     y = b_arm . x + u_(arm, cluster) + noise,   b ~ N(b0, noise / ridge),   u ~ N(0, tau^2)
 
 With many outcomes in the cluster the belief is that cluster's mean, with none it is the regression's prediction or the
-registry's eval score, which counts as `prior_calls` outcomes. The intercept is estimated from residuals at the
+registry's eval score, which counts as `prior_calls` outcomes. What an arm's latest outcomes say beyond that is added
+(`bandit_drift`). The intercept is estimated from residuals at the
 cluster's mean vector, so that all sums are additive (empirical Bayes in the manner of Robinson, "That BLUP is a good
 thing", 1991). Outcomes fade by half-life: discounted linear regression (Russac, Vernade, Cappe, "Weighted linear
 bandits for non-stationary environments", 2019). Pure: no I/O, no clock; the caller brings the time in hours, or in
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from registry.errors import BadInputError
 
+from .bandit_drift import remember
 from .bandit_posterior import Posterior
 from .bandit_state import BanditState
 from .bandit_sums import Sums
@@ -110,9 +112,10 @@ class Bandit:
         noise = _noise(sums, prior_calls, given, noise)
         weight = calls + prior_calls
         share = spread * weight / (spread * weight + noise)
-        mean = at_x + share * pulled / np.maximum(weight, 1e-12)
+        mean = at_x + share * pulled / np.maximum(weight, 1e-12) + self._posterior.shift[rows, REWARD]
         own = share * calls / np.maximum(weight, 1e-12)
-        sd = np.sqrt(np.maximum(spread * (1.0 - share) + own * own * var_away, 0.0))
+        variance = spread * (1.0 - share) + own * own * var_away + self._posterior.shift_variance[rows, REWARD]
+        sd = np.sqrt(np.maximum(variance, 0.0))
         evidence = calls if context.cluster else self._all.design[rows, REWARD, 0, 0] / scale
         mean, sd = np.clip(mean, 0.0, 1.0), np.minimum(sd, MOST_SD)
         return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), evidence.tolist(), strict=True)]
@@ -135,6 +138,7 @@ class Bandit:
         noise = np.minimum(_own_noise(sums, self._posterior.noise[rows, USAGE]), _MOST_LOG_NOISE)
         calls = sums[:, 0]
         mean = at_x + (sums[:, 1] - calls * at_centre) / (calls + noise / TAU[USAGE] ** 2)
+        mean += self._posterior.shift[rows, USAGE]
         seen = self._all.design[rows, USAGE, 0, 0] / scale >= USAGE_SEEN_LEAST
         # The mean of a log-normal amount lies above the exponential of its mean logarithm.
         amounts = np.exp(np.minimum(mean + noise / 2.0, 700.0))
@@ -186,10 +190,29 @@ class Bandit:
         x = self._vector(context)
         if not (0.0 < weight < np.inf and np.isfinite(x).all()):
             raise BadInputError(f"An outcome of {arm} has weight {weight} or a vector that is not finite: not counted.")
+        of_cluster, certainty = self._of_cluster(arm, context.cluster, head, now_h)
         for sums in (self._own,) if self._all is self._own else (self._own, self._all):
             row, cluster = sums.arm_row(arm), sums.cluster_row(context.cluster)
             sums.add(row, cluster, x, head, y, weight * sums.weight_of(now_h))
+            remember(sums.late[row, head], x, y - of_cluster, weight * certainty)
         self._posterior.learned(row, head, now_h)
+
+    def _of_cluster(self, arm: str, cluster: str, head: int, now_h: float) -> tuple[float, float]:
+        """How much better the arm is known to be in the cluster than in general: that is no change.
+
+        And how much of an outcome's scatter is chance, 0 to 1; the rest is that this is not known well.
+        """
+        if not cluster:
+            return 0.0, 1.0
+        row, at = self._all.arms.get(arm, 0), self._all.clusters.get(cluster, 0)
+        calls, total, _ = (self._all.pairs[at, row, head] / self._all.scale(now_h)).tolist()
+        noise = max(float(self._posterior.noise[row, head]), 1e-6)
+        spread = TAU[head] ** 2 * noise / (noise + calls * TAU[head] ** 2)
+        if calls <= 0.0:
+            return 0.0, noise / (noise + spread)
+        centre = self._all.centre[at]
+        in_general = float(self._posterior.coefficients[row, head] @ centre) / centre[0] if centre[0] > 0.0 else 0.0
+        return (total - calls * in_general) / (calls + noise / TAU[head] ** 2), noise / (noise + spread)
 
     def _from_centre(self, cluster: int, x: Array) -> Array:
         """x - the cluster's mean vector; zero where none is known."""

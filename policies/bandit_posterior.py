@@ -1,7 +1,8 @@
 """The regressions' posteriors, solved from the sums as outcomes come in: a few solves a call at the most.
 
 Ridge regression an arm and head, with the ridge in units of outcomes. The solution of an arm is made anew after a
-fiftieth more outcomes (32 at the most), and when a good part of a half-life has passed. Knows nothing of clusters.
+fiftieth more outcomes (32 at the most), and when a good part of a half-life has passed; what the arm's latest outcomes
+say beyond it, after each. Knows nothing of clusters.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .bandit_drift import shift
 from .bandit_state import HEADS
 from .bandit_sums import Sums
 
@@ -50,6 +52,9 @@ class Posterior:
         self.coefficients: Array = np.repeat((self._pull / self._penalty)[None], rows, axis=0)
         self.covariance: Array = np.repeat(np.diag(1.0 / self._penalty[0])[None], rows, axis=0).reshape(rows, d, d)
         self.noise: Array = np.repeat(np.array([_NOISE_PRIOR]), rows, axis=0)
+        self.shift: Array = np.zeros((rows, HEADS))
+        """How much higher the arm is of late."""
+        self.shift_variance: Array = np.zeros((rows, HEADS))
         self._news: Array = np.zeros((rows, HEADS))
         self._solved_h: Array = np.full((rows, HEADS), np.inf)
 
@@ -66,6 +71,8 @@ class Posterior:
         seen = self._sums.design[row, head, 0, 0] / self._sums.scale(now_h)
         if self._news[row, head] >= min(_NEWS_MOST, _NEWS_SHARE * seen):
             self._solve(row, head, now_h)
+        else:
+            self._follow(row, head)
 
     def keep_fresh(self, rows: NDArray[np.intp], now_h: float) -> None:
         """Solve again the one of these rows that waits longest, if it has faded much since."""
@@ -77,6 +84,7 @@ class Posterior:
     def keep_rows(self, rows: list[int]) -> None:
         """Follow sums that have dropped all other rows."""
         self.coefficients, self.covariance = self.coefficients[rows], self.covariance[rows]
+        self.shift, self.shift_variance = self.shift[rows], self.shift_variance[rows]
         self.noise, self._news, self._solved_h = self.noise[rows], self._news[rows], self._solved_h[rows]
 
     def predict(self, rows: NDArray[np.intp], head: int, x: Array) -> Array:
@@ -109,11 +117,18 @@ class Posterior:
         self.noise[row, head] = (_NOISE_CALLS * _NOISE_PRIOR[head] + unexplained) / calls
         self._news[row, head] = 0.0
         self._solved_h[row, head] = now_h
+        self._follow(row, head)
+
+    def _follow(self, row: int, head: int) -> None:
+        seen = shift(self._sums.late[row, head], self.coefficients[row, head], float(self.noise[row, head]), head)
+        self.shift[row, head], self.shift_variance[row, head] = seen.mean, seen.variance
 
     def _grow(self, rows: int) -> None:
-        old = (self.coefficients, self.covariance, self.noise, self._news, self._solved_h)
-        count = len(self.noise)
+        old, count = self._arrays(), len(self.noise)
         self._allocate(rows)
-        new = (self.coefficients, self.covariance, self.noise, self._news, self._solved_h)
-        for target, source in zip(new, old, strict=True):
+        for target, source in zip(self._arrays(), old, strict=True):
             target[:count] = source
+
+    def _arrays(self) -> tuple[Array, ...]:
+        state = (self._news, self._solved_h)
+        return (self.coefficients, self.covariance, self.noise, self.shift, self.shift_variance, *state)

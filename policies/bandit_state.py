@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from registry.errors import StorageError
 
+from .bandit_drift import MEMORIES
+
 HEADS: Final = 2
 """Reward, and log of the amount used."""
 PAIR_SUMS: Final = 3
@@ -40,6 +42,8 @@ class BanditState(Struct, frozen=True, eq=False):
     """Sum of w x y, shape (A, HEADS, d)."""
     square: NDArray[np.float64]
     """Sum of w y y, shape (A, HEADS)."""
+    late: NDArray[np.float64]
+    """Short memories of each arm, shape (A, HEADS, MEMORIES, d + 1): sum of w x, then of w y."""
     centre: NDArray[np.float64]
     """Sum of w x of a cluster, whichever arm answered, shape (clusters, d)."""
     pair_index: NDArray[np.int32]
@@ -63,6 +67,7 @@ class BanditState(Struct, frozen=True, eq=False):
             design=_packed(self.design),
             moment=_packed(self.moment),
             square=_packed(self.square),
+            late=_packed(self.late),
             centre=_packed(self.centre),
             pair_index=np.ascontiguousarray(self.pair_index, dtype="<i4").tobytes(),
             pairs=_packed(self.pairs),
@@ -99,6 +104,8 @@ class _Wire(Struct, frozen=True):
     centre: bytes
     pair_index: bytes
     pairs: bytes
+    late: bytes | None = None
+    """None in states of before there was a memory."""
 
 
 def _packed(array: NDArray[np.float64]) -> bytes:
@@ -125,10 +132,15 @@ def _unpacked(wire: _Wire) -> BanditState:
         design=_array("design", wire.design, (a, HEADS, d, d)),
         moment=_array("moment", wire.moment, (a, HEADS, d)),
         square=_array("square", wire.square, (a, HEADS)),
+        late=_late(wire.late, (a, HEADS, len(MEMORIES), d + 1)),
         centre=_array("centre", wire.centre, (c, d)),
         pair_index=index,
         pairs=_array("pairs", wire.pairs, (len(index), HEADS, PAIR_SUMS)),
     )
+
+
+def _late(content: bytes | None, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.zeros(shape) if content is None else _array("late", content, shape)
 
 
 def _array(name: str, content: bytes, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from .bandit_drift import MEMORIES
 from .bandit_state import HEADS, PAIR_SUMS, BanditState
 
 Array = NDArray[np.float64]
@@ -41,6 +42,8 @@ class Sums:
         self.design: Array = np.zeros((arm_rows, HEADS, d, d))
         self.moment: Array = np.zeros((arm_rows, HEADS, d))
         self.square: Array = np.zeros((arm_rows, HEADS))
+        self.late: Array = np.zeros((arm_rows, HEADS, len(MEMORIES), d + 1))
+        """Short memories, which fade by the arm's outcomes: not in the units of `origin_h`."""
         self.centre: Array = np.zeros((cluster_rows, d))
         self.calls: Array = np.zeros(cluster_rows)
         self.pairs: Array = np.zeros((cluster_rows, arm_rows, HEADS, PAIR_SUMS))
@@ -48,7 +51,7 @@ class Sums:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, room for what is yet to come included."""
-        arrays = (self.design, self.moment, self.square, self.centre, self.calls, self.pairs)
+        arrays = (self.design, self.moment, self.square, self.late, self.centre, self.calls, self.pairs)
         return sum(array.nbytes for array in arrays)
 
     def scale(self, now_h: float) -> float:
@@ -126,9 +129,10 @@ class Sums:
 
     def _grow(self, arm_rows: int, cluster_rows: int) -> None:
         design, moment, square = self.design, self.moment, self.square
-        centre, calls, pairs = self.centre, self.calls, self.pairs
+        centre, calls, pairs, late = self.centre, self.calls, self.pairs, self.late
         self._allocate(arm_rows, cluster_rows)
         arms, clusters = len(square), len(calls)
+        self.late[:arms] = late
         self.design[:arms], self.moment[:arms], self.square[:arms] = design, moment, square
         self.centre[:clusters], self.calls[:clusters], self.pairs[:clusters, :arms] = centre, calls, pairs
 
@@ -139,7 +143,7 @@ class Sums:
         if len(rows) == len(self.arms) + 1 and len(rows) == len(self.square):
             return rows
         self.design, self.moment, self.square = self.design[rows], self.moment[rows], self.square[rows]
-        self.pairs = np.ascontiguousarray(self.pairs[:, rows])
+        self.late, self.pairs = self.late[rows], np.ascontiguousarray(self.pairs[:, rows])
         self.arms = {name: row for row, name in enumerate(kept, start=1)}
         return rows
 
@@ -157,6 +161,7 @@ class Sums:
             design=self.design[1:a] / scale,
             moment=self.moment[1:a] / scale,
             square=self.square[1:a] / scale,
+            late=self.late[1:a].copy(),
             centre=self.centre[1:c] / scale,
             pair_index=index.astype(np.int32),
             pairs=seen[index[:, 0], index[:, 1]] / scale,
@@ -176,6 +181,7 @@ class Sums:
         if state.features == features and state.dimension == self.dimension:
             self.design[arms] += scale * state.design
             self.moment[arms] += scale * state.moment
+            self.late[arms] += state.late
             self.centre[clusters[known]] += scale * state.centre[known]
         else:
             self.design[arms, :, 0, 0] += scale * state.design[:, :, 0, 0]
