@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
@@ -37,9 +38,11 @@ class Chance(Struct, frozen=True):
 
     rng: np.random.Generator
     lam: float = 0.0
+    trial_usd: float = math.inf
+    """What a trial may be expected to cost beyond the best choice."""
 
 
-def chance_for(call_id: str, policy: LearningPolicy, lam: float) -> Chance | None:
+def chance_for(call_id: str, policy: LearningPolicy, lam: float, trial_usd: float = math.inf) -> Chance | None:
     """Return what the decision on one call draws from: the same draws for the same call, so that it can be replayed.
 
     None when learning is switched off and no ceiling binds: the choice is then the best value, always.
@@ -47,7 +50,7 @@ def chance_for(call_id: str, policy: LearningPolicy, lam: float) -> Chance | Non
     if not policy.enabled and lam <= 0.0:
         return None
     seed = hashlib.blake2b(call_id.encode(), digest_size=16).digest()
-    return Chance(np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little"))), lam)
+    return Chance(np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little"))), lam, trial_usd)
 
 
 class Alternative(Struct, frozen=True, gc=False):
@@ -108,9 +111,11 @@ def _exploration(
         votes = [0.0] * len(alternatives)
     else:
         votes = _votes(alternatives, quality_sla, chance)
-    votes[best] = 0.0
+    reach = alternatives[best].cost + chance.trial_usd
+    barred = [index == best or one.cost > reach for index, one in enumerate(alternatives)]
+    votes = [0.0 if bar else vote for vote, bar in zip(votes, barred, strict=True)]
     doubt = sum(votes)
-    unproven = [1.0 if one.unproven and index != best else 0.0 for index, one in enumerate(alternatives)]
+    unproven = [float(one.unproven and not bar) for one, bar in zip(alternatives, barred, strict=True)]
     needy = sum(unproven)
     if not needy:
         part = min(1.0, share / doubt) if doubt > 0.0 else 0.0

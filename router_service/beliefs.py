@@ -140,11 +140,13 @@ class Beliefs:
 
     def chance(self, call_id: str) -> Chance | None:
         """What the decision on this call draws from."""
-        return chance_for(call_id, self._policy.learning, self.pace.lam)
+        return chance_for(call_id, self._policy.learning, self.pace.lam, self.pace.trial_usd)
 
     def decided(self, call_id: str, context: Context, plan: Plan) -> None:
         """Remember a decision for the outcomes that come later."""
         menu = _menu(plan) if self.pace.has_ceiling else None
+        if plan.explored:
+            self.pace.tried(_beyond_best_usd(plan))
         self._decided[call_id] = _Decided(context, menu)
         self._see(plan.cluster_id)
         if len(self._decided) > REMEMBERED:
@@ -238,6 +240,12 @@ def _digest(call_id: str) -> int:
 def _bandit_cluster(cluster: str) -> str:
     """Calls of no known task share no intercept."""
     return "" if cluster == UNKNOWN_CLUSTER else cluster
+
+
+def _beyond_best_usd(plan: Plan) -> float:
+    heads = [one for one in plan.estimates if one.chain]
+    best = max(heads, key=lambda one: one.value)
+    return next(one.chain_cost_usd for one in heads if one.candidate == plan.primary_model) - best.chain_cost_usd
 
 
 def _menu(plan: Plan) -> Menu:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from policies.learning import SpendPolicy
 from policies.pacer import Pacer
+from policies.purse import Purse
 
 
 class Menu(Struct, frozen=True, eq=False):
@@ -28,12 +29,25 @@ class Pace:
         self._spend = spend
         self.has_ceiling = spend.usd_per_call is not None or spend.usd_per_hour is not None
         self._rate = CallRate()
-        self._pacer: Pacer | None = None
+        per_call = spend.usd_per_call
+        self._pacer = Pacer(per_call) if per_call is not None else None
+        self._purse = Purse(per_call) if per_call is not None else None
+        """Both from the start where the ceiling is known then; an hourly one needs a rate of calls."""
 
     @property
     def lam(self) -> float:
         """Quality that a US dollar must buy; 0 while no ceiling binds."""
         return self._pacer.lam if self._pacer is not None else 0.0
+
+    @property
+    def trial_usd(self) -> float:
+        """What a trial may be expected to cost beyond the best choice; no bound while there is no ceiling."""
+        return self._purse.usd if self._purse is not None else math.inf
+
+    def tried(self, extra_usd: float) -> None:
+        """A choice was taken that is expected to cost so much more than the best one."""
+        if self._purse is not None:
+            self._purse.pay(extra_usd)
 
     @property
     def ceiling_usd_per_call(self) -> float | None:
@@ -53,8 +67,9 @@ class Pace:
         ceiling = self.ceiling_usd_per_call
         if ceiling is None:
             return
-        if self._pacer is None:
-            self._pacer = Pacer(ceiling)
+        if self._pacer is None or self._purse is None:
+            self._pacer, self._purse = Pacer(ceiling), Purse(ceiling)
+        self._purse.fill(ceiling)
         self._pacer.retarget(ceiling)
         self._pacer.observe(menu.values, menu.costs, cost_usd)
 
