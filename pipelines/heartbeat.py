@@ -24,6 +24,7 @@ STALL_S: Final = 60.0
 """After this long without progress the cause is named, and again after twice, four times ... as long."""
 
 _BEAT_S: Final = 1.0
+_DRAW_S: Final = 0.1
 _LOW_DISK_BYTES: Final = 64 << 20
 _LOW_MEMORY_BYTES: Final = 200 << 20
 _IDLE_CPU_SHARE: Final = 0.05
@@ -135,10 +136,15 @@ class Tracker:
         self._heartbeat, self._label, self._total, self._bar = heartbeat, label, total, bar
         self._task = bar.add_task(label, total=total) if bar is not None else None
         self._done = self._tenths = 0
+        self._next_s = 0.0
 
     def advance(self, count: int = 1) -> None:
         """Count more items as done."""
         self._done += count
+        now_s = time.monotonic()
+        if now_s < self._next_s and self._done < self._total:  # drawing and noting cost more than most items do
+            return
+        self._next_s = now_s + _DRAW_S
         self._heartbeat.advanced(self._label, self._done, self._total)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done)

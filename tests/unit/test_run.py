@@ -132,14 +132,24 @@ def test_the_newest_run_of_none_says_what_to_do(tmp_path):
         newest_run(tmp_path / "none", "curate")
 
 
-def test_progress_is_a_line_per_tenth(tmp_path):
+def test_slow_progress_is_a_line_per_tenth(tmp_path):
     lines = []
-    with Run.open(tmp_path, "a", say=lines.append) as run, run.track("reading", 1000) as tracker:
-        for _ in range(1000):
+    with Run.open(tmp_path, "a", say=lines.append) as run, run.track("reading", 20) as tracker:
+        for _ in range(20):
+            time.sleep(0.11)
             tracker.advance()
     assert len(lines) == 10
-    assert lines[0] == "reading: 100 of 1000 (10 %)"
-    assert lines[-1] == "reading: 1000 of 1000 (100 %)"
+    assert lines[0] == "reading: 2 of 20 (10 %)"
+    assert lines[-1] == "reading: 20 of 20 (100 %)"
+
+
+def test_fast_progress_tells_the_end_and_not_every_item(tmp_path):
+    lines = []
+    with Run.open(tmp_path, "a", say=lines.append) as run, run.track("reading", 100_000) as tracker:
+        for _ in range(100_000):
+            tracker.advance()
+    assert len(lines) <= 10
+    assert lines[-1] == "reading: 100000 of 100000 (100 %)"
 
 
 def test_a_stall_is_named_with_its_place_and_the_heartbeat_says_so(tmp_path):
