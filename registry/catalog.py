@@ -46,14 +46,14 @@ class Catalog(Struct, frozen=True):
     def resolve(self, name: str) -> str:
         """Return `auto`, a model's name or a specialist's id for what a caller wrote.
 
-        Raises UnknownModelError. A specialist's short name stands for its serving version.
+        Raises UnknownModelError. A specialist's short name stands for its active version, or else for its canary.
         """
         name = self.file.defaults.aliases.get(name, name)
         if name == AUTO or name in self.models or name in self.specialists:
             return name
-        serving = [s.id for s in self.file.specialists if s.name == name and serves_callers(s.stage)]
-        if len(serving) == 1:
-            return serving[0]
+        serving = {s.stage: s.id for s in self.file.specialists if s.name == name and serves_callers(s.stage)}
+        if serving:
+            return serving.get("active") or serving["canary"]
         raise UnknownModelError(f"The model `{name}` does not exist. Known: {', '.join(self.names())}.", param="model")
 
     def names(self) -> Iterator[str]:

@@ -133,17 +133,17 @@ def _adapter(subject: Subject, specialist: SpecialistEntry, path: str) -> None:
 
 
 def _serving(subject: Subject) -> None:
-    """One short name stands for one serving version; and a backend has room for all its adapters."""
-    serving: dict[str, str] = {}
+    """A short name has one active version, and one canary beside it; and a backend has room for all its adapters."""
+    serving: dict[tuple[str, str], str] = {}
     for index, specialist in enumerate(subject.file.specialists):
         if not serves_callers(specialist.stage):
             continue
-        other = serving.setdefault(specialist.name, specialist.id)
+        other = serving.setdefault((specialist.name, specialist.stage), specialist.id)
         if other != specialist.id:
-            mend = "move one of them to shadow or deprecated"
-            subject.add(f"$.specialists[{index}].stage", f"{other} serves under the name {specialist.name} too", mend)
+            said = f"{other} is {specialist.stage} under the name {specialist.name} too"
+            subject.add(f"$.specialists[{index}].stage", said, "move one of them to shadow or deprecated")
     backend_of = {entry.model_name: entry.backend for entry in subject.file.models}
-    live = [s for s in subject.file.specialists if s.stage in ("shadow", "canary", "active")]
+    live = [s for s in subject.file.specialists if s.stage in ("shadow", "canary", "active") or s.standby]
     loads = Counter(backend_of.get(specialist.base, "") for specialist in live)
     for index, backend in enumerate(subject.file.backends):
         if loads[backend.name] > backend.max_loras:

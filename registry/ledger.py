@@ -90,7 +90,7 @@ class Ledger:
     def __init__(self, folder: Path, head: Path) -> None:
         """`head` is where the note of the last entry lies. Touches no disk."""
         self.path = folder / FILE
-        self._head = head
+        self.head = head
         self._known: History = History()
         self._known_lines: list[bytes] = []
         self._known_keys: frozenset[str] = frozenset()
@@ -190,27 +190,27 @@ class Ledger:
 
     def _read_head(self, verifier: Verifier) -> tuple[int, str] | None:
         try:
-            envelope = self._head.read_bytes()
+            envelope = self.head.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(f"Cannot read {self._head}: {error.strerror}.") from error
-        statement = verifier.open(envelope, str(self._head)).statement
+            raise StorageError(f"Cannot read {self.head}: {error.strerror}.") from error
+        statement = verifier.open(envelope, str(self.head)).statement
         if statement.predicate_type != HEAD_TYPE:
-            raise IntegrityError(f"{self._head}: a signed {statement.predicate_type}, not the ledger's head.")
+            raise IntegrityError(f"{self.head}: a signed {statement.predicate_type}, not the ledger's head.")
         return int(statement.predicate["seq"]), str(statement.predicate["digest"])
 
     def _write_head(self, last: SignedEntry, signer: Signer) -> None:
         subject = Subject(self.path.name, {"sha256": last.digest})
         predicate = {"seq": last.entry.seq, "digest": last.digest}
-        write_private(self._head, signer.sign(Statement((subject,), HEAD_TYPE, predicate)))
+        write_private(self.head, signer.sign(Statement((subject,), HEAD_TYPE, predicate)))
 
     def _check_head(self, history: History, head: tuple[int, str] | None) -> None:
         """The ledger may be an entry ahead of its head (a kill between the two), never behind it."""
         length = len(history.entries)
         if head is None:
             if length > 1:
-                raise IntegrityError(f"{self._head} is missing, so the ledger's end cannot be checked. {_RESTORE}")
+                raise IntegrityError(f"{self.head} is missing, so the ledger's end cannot be checked. {_RESTORE}")
             return
         seq, digest = head
         if length < seq:
@@ -218,7 +218,7 @@ class Ledger:
                 f"{self.path} ends after entry {length}, and {seq} were written: its end was cut off. {_RESTORE}"
             )
         if history.entries[seq - 1].digest != digest:
-            raise IntegrityError(f"{self.path}:{seq}: not the entry that {self._head} was written for. {_RESTORE}")
+            raise IntegrityError(f"{self.path}:{seq}: not the entry that {self.head} was written for. {_RESTORE}")
 
 
 _RESTORE: Final = "Restore the ledger and its head from a backup."

@@ -1,4 +1,4 @@
-"""Notices that registry.yaml changed, and waits until whoever writes it has finished.
+"""Notices that registry.yaml or the made specialists changed, and waits until whoever writes it has finished.
 
 Polls, so it works with editors that rename, with mounted config maps and on every file system. Knows nothing
 of what a catalog is for; the caller's `report` logs and counts.
@@ -14,8 +14,9 @@ from pathlib import Path
 from .loading import Attempt, CatalogHolder, ReloadStatus
 
 Signature = tuple[int, ...]
+Signatures = dict[Path, Signature | None]
 
-_NEVER_READ: Signature = ()
+_NEVER_READ: Signatures = {}
 
 _SETTLE_S = 0.1
 _CLOCK_GRAIN_NS = 2_000_000_000
@@ -25,16 +26,16 @@ _CLOCK_GRAIN_NS = 2_000_000_000
 async def watch(
     holder: CatalogHolder, interval_s: float = 1.0, report: Callable[[ReloadStatus], None] | None = None
 ) -> None:
-    """Reload the holder whenever its file changes, until cancelled.
+    """Reload the holder whenever a file of its changes, until cancelled.
 
-    `report` is called once for each change that was taken over or refused. While the file is refused, it is
+    `report` is called once for each change that was taken over or refused. While something is refused, it is
     tried again at each poll, because the mend may lie elsewhere (an adapter's folder, say). Reading and
     checking run in a thread; the swap and the listeners run in the event loop.
     """
-    seen: Signature | None = _NEVER_READ
+    seen = _NEVER_READ
     while True:
-        before = await asyncio.to_thread(signature_of, holder.path)
-        if before != seen or not holder.status.ok or _is_recent(before):
+        before = await asyncio.to_thread(_signatures, holder)
+        if before != seen or not holder.status.ok or holder.status.left_out or _is_recent(before):
             attempt = await asyncio.to_thread(holder.attempt)
             if not holder.is_news(attempt):
                 seen = before
@@ -57,8 +58,13 @@ def signature_of(path: Path) -> Signature | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _is_recent(signature: Signature | None) -> bool:
-    return signature is not None and time.time_ns() - signature[2] < _CLOCK_GRAIN_NS
+def _signatures(holder: CatalogHolder) -> Signatures:
+    return {path: signature_of(path) for path in holder.watched()}
+
+
+def _is_recent(signatures: Signatures) -> bool:
+    now_ns = time.time_ns()
+    return any(s is not None and now_ns - s[2] < _CLOCK_GRAIN_NS for s in signatures.values())
 
 
 async def _has_settled(holder: CatalogHolder, attempt: Attempt) -> bool:

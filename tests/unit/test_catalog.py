@@ -39,6 +39,12 @@ def test_a_short_name_stands_for_the_version_that_serves() -> None:
     assert found.resolve("intents") == f"intents@{B}"
 
 
+def test_a_short_name_stands_for_the_active_version_while_another_is_a_canary() -> None:
+    for order in (("active", "canary"), ("canary", "active")):
+        found = catalog(*(("intents", A if stage == "active" else B, stage) for stage in order))
+        assert found.resolve("intents") == f"intents@{A}"
+
+
 @pytest.mark.parametrize("stage", ["candidate", "shadow", "deprecated"])
 def test_a_short_name_of_nothing_that_serves_is_unknown(stage: str) -> None:
     with pytest.raises(UnknownModelError, match="Known: auto, big, small"):

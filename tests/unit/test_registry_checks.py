@@ -223,12 +223,15 @@ def test_a_config_that_is_no_lora_is_an_error_for_what_serves(tmp_path: Path) ->
     assert "cannot be read" in errors(with_specialists(specialist(stage="active")), tmp_path)[0]
 
 
-def test_one_short_name_serves_from_one_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["active", "canary"])
+def test_one_short_name_has_one_active_version_and_one_canary(stage: str, tmp_path: Path) -> None:
     adapter(tmp_path)
-    old, new = specialist(stage="active"), specialist(digest="ba9876543210", stage="canary")
-    assert "intents@0123456789ab serves under the name intents too" in errors(with_specialists(old, new), tmp_path)[0]
-    shadow = specialist(digest="ba9876543210", stage="shadow")
-    assert warnings(with_specialists(old, shadow), tmp_path) == []
+    old, new = specialist(stage=stage), specialist(digest="ba9876543210", stage=stage)
+    said = f"intents@0123456789ab is {stage} under the name intents too"
+    assert said in errors(with_specialists(old, new), tmp_path)[0]
+    for other in ({"active", "canary"} - {stage}, {"shadow"}):
+        beside = specialist(digest="ba9876543210", stage=other.pop())
+        assert warnings(with_specialists(old, beside), tmp_path) == []
 
 
 def test_the_same_version_twice_is_an_error_even_if_its_digest_is_longer(tmp_path: Path) -> None:
