@@ -27,6 +27,7 @@ from specialists.contexts import json_keys_of
 
 from .beliefs import Beliefs
 from .decision import Decision
+from .demoting import Demoter
 from .execution import Execution, Means, Reply
 from .frames import AnswerFrame, Frame, PlanFrame
 from .job import Job
@@ -61,6 +62,7 @@ class Parts(Struct, frozen=True):
     limits: Limits
     beliefs: Beliefs
     mirror: Mirror | None = None
+    demoter: Demoter | None = None
 
 
 class Gateway:
@@ -82,6 +84,7 @@ class Gateway:
         self._limits = parts.limits
         self._beliefs = parts.beliefs
         self._mirror = parts.mirror
+        self._demoter = parts.demoter
         self._require_record = require_record
 
     def check(self, job: Job) -> None:
@@ -237,6 +240,8 @@ class Gateway:
         run.settled = True
         self._pay(run)
         self._telemetry.ended(record)
+        if self._demoter is not None and run.decision is not None:
+            self._demoter.answered(record.id, record.attempts, run.decision.plan)
         self._book.keep(record)
         try:
             self._recorder.remember_signature(run.job, run.job.caller.tenant.content_mode)

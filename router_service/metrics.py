@@ -34,6 +34,7 @@ METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "journeyman_specialist_risk_upper_ratio": (Gauge, "Upper limit of that share.", ("specialist",)),
     "journeyman_specialist_threshold_logprob": (Gauge, "Least confidence that is believed.", ("specialist",)),
     "journeyman_shadow_total": (Counter, "Calls mirrored to a shadow, by what came of it.", ("specialist", "outcome")),
+    "journeyman_demotions_total": (Counter, "Specialists taken out of service, by why.", ("specialist", "cause")),
     "journeyman_cluster_coverage_ratio": (Gauge, "Share of the clusters seen that a live specialist serves.", ()),
     "journeyman_spend_ceiling_usd_per_call": (Gauge, "What a call may cost on average; absent without a ceiling.", ()),
     "journeyman_spend_balance_usd": (Gauge, "Allowed by the ceiling since the start, less what was spent.", ()),

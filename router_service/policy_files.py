@@ -1,4 +1,4 @@
-"""Reads the operators' policy files: planner.yaml, clusters.yaml, access.yaml, redaction.yaml.
+"""Reads the operators' policy files: planner.yaml, clusters.yaml, access.yaml, redaction.yaml, promotion.yaml.
 
 A file that is missing means the shipped defaults; a file that is wrong stops the start with every finding.
 """
@@ -13,6 +13,7 @@ from msgspec import Struct, to_builtins
 
 from policies.access import AccessPolicy
 from policies.classify import ClusterTable, TableClassifier
+from policies.promotion import PromotionPolicy
 from policies.redaction_policy import RedactionPolicy, policy_from_mapping
 from policies.terms import PlannerPolicy
 from policies.two_stage import TwoStageClassifier
@@ -31,6 +32,7 @@ class PolicyFiles(Struct, frozen=True):
     decisions: Policies
     access: AccessPolicy
     redaction: RedactionPolicy
+    promotion: PromotionPolicy
 
 
 def load_policies(folder: Path) -> PolicyFiles:
@@ -45,6 +47,7 @@ def load_policies(folder: Path) -> PolicyFiles:
         decisions=Policies(planner=planner, classifier=TwoStageClassifier(TableClassifier(clusters)), digest=digest),
         access=access,
         redaction=_redaction(folder / "redaction.yaml"),
+        promotion=_load(folder / "promotion.yaml", PromotionPolicy),
     )
 
 

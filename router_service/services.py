@@ -28,6 +28,7 @@ from policies.verify import Verifier
 from registry.catalog import Catalog
 from registry.errors import BackendError, EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
+from registry.registrar import Registrar
 from registry.watching import watch
 from specialists.backend import Backend
 from specialists.backends import BackendContext, make_backend
@@ -38,6 +39,7 @@ from .auth import Auth
 from .belief_keeper import BeliefKeeper
 from .belief_store import BeliefStore
 from .beliefs import Beliefs
+from .demoting import Demoter
 from .exchange import Intake
 from .found_clusters import FoundClustersKeeper
 from .gateway import Gateway, Parts
@@ -100,6 +102,7 @@ class Services:
         self._belief_keeper = BeliefKeeper(self.beliefs, store, self.roster)
         self.book = PlanBook(self.paths, settings.plans_kept)
         self._mirror = self._make_mirror()
+        self._demoter = Demoter(Registrar(self.paths.root), self.policies.promotion.demotion, self.metrics)
         self.gateway = Gateway(
             Parts(
                 roster=self.roster,
@@ -110,6 +113,7 @@ class Services:
                 limits=self.limits,
                 beliefs=self.beliefs,
                 mirror=self._mirror,
+                demoter=self._demoter,
             ),
             require_record=settings.require_record,
         )
@@ -137,6 +141,7 @@ class Services:
         self._classifier.look()
         self._found.look()
         self.holder.subscribe(self.roster.follow)
+        self.holder.subscribe(self._demoter.follow)
         self._report(self.holder.status)
         self._tasks = [
             asyncio.create_task(watch(self.holder, self.settings.reload_interval_s, self._report)),
