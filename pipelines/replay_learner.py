@@ -28,6 +28,7 @@ from policies.learning import LearningPolicy
 from policies.pacer import Pacer
 from policies.plan import Candidate, PlanRequest, TaskFeatures, Terms
 from policies.planner import plan
+from policies.purse import Purse
 from policies.selection import Chance
 from policies.terms import PlannerPolicy
 from policies.text_features import VERSION, text_features
@@ -45,10 +46,6 @@ MOST_TEXTS: Final = 20_000
 
 EXPLORED_FREELY: Final = 250.0
 """Faded outcomes at which the policy's exploration share is in force; it falls with one over their number."""
-PURSE_CALLS: Final = 20.0
-"""What may be spent on exploration from the start, in ceilings of one call."""
-PURSE_SHARE: Final = 0.05
-"""Of the ceiling, what goes into the purse with each call."""
 PURSE_OF_SAVINGS: Final = 0.1
 """Of what the ceiling has left over so far, what a trial may cost besides, where outcomes fade: prices may have too."""
 
@@ -99,7 +96,7 @@ class OutcomeRouter:
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._pacer = Pacer(budget_usd)
         self._budget_usd = budget_usd
-        self._purse_usd = PURSE_CALLS * budget_usd
+        self._purse = Purse(budget_usd)
         self._history: list[_Outcome] = []
         self._texts: dict[str, None] = {}
         self._fitted_on = 0
@@ -148,7 +145,7 @@ class OutcomeRouter:
         best = max(range(len(costs)), key=lambda arm: beliefs[arm].mean - lam * costs[arm])
         forgets = math.isfinite(self._policy.half_life_h)
         saved_usd = PURSE_OF_SAVINGS * max(0.0, self._pacer.balance_usd) if forgets else 0.0
-        reach_usd = costs[best] + self._purse_usd + saved_usd
+        reach_usd = costs[best] + self._purse.usd + saved_usd
         return [
             _candidate(name, belief, cost, belief.sd if cost <= reach_usd else 0.0)
             for name, belief, cost in zip(self._arms, beliefs, costs, strict=True)
@@ -166,8 +163,8 @@ class OutcomeRouter:
         costs = decision.costs_usd
         best = max(range(len(costs)), key=lambda arm: decision.qualities[arm] - decision.lam * costs[arm])
         extra_usd = max(0.0, costs[self._arms.index(decision.arm)] - costs[best])
-        self._purse_usd += PURSE_SHARE * self._budget_usd - extra_usd
-        self._purse_usd = min(max(0.0, self._purse_usd), 2.0 * PURSE_CALLS * self._budget_usd)
+        self._purse.fill(self._budget_usd)
+        self._purse.pay(extra_usd)
 
     def _warm_up(self, rows: Sequence[OutcomeRow]) -> None:
         """Learn every arm's outcome of every row, each row a call; then plan on the menus that they would have made."""
