@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.bandit import Bandit, Context
+from policies.bandit_drift import MEMORIES
 from policies.bandit_state import BanditState
 from policies.learning import LearningPolicy
 from policies.pacer import Pacer
@@ -93,6 +94,7 @@ def filled(arms: list[str], clusters: int, dimension: int, rng: np.random.Genera
         design=np.einsum("ahni,ahnj->ahij", vectors, vectors),
         moment=np.einsum("ahni,ahn->ahi", vectors, answers),
         square=(answers**2).sum(axis=2),
+        late=_late(vectors, answers),
         centre=np.concatenate((np.ones((clusters, 1)), 0.1 * rng.normal(size=(clusters, dimension - 1))), axis=1),
         pair_index=index,
         pairs=pairs,
@@ -100,6 +102,12 @@ def filled(arms: list[str], clusters: int, dimension: int, rng: np.random.Genera
     bandit = Bandit(LearningPolicy(half_life_h=168.0), "bench", dimension)
     bandit.restore(state)
     return bandit
+
+
+def _late(vectors: NDArray[np.float64], answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The memories of the same outcomes, as if each had counted alike."""
+    late = np.concatenate((vectors.sum(axis=2), answers.sum(axis=2)[..., None]), axis=2)
+    return np.repeat(late[:, :, None], len(MEMORIES), axis=2)
 
 
 def context(rng: np.random.Generator, dimension: int, clusters: int) -> Context:

@@ -1,9 +1,10 @@
 """When a model degrades or a price falls: how long until the router uses the right model, and what that cost.
 
-    [JOURNEYMAN_DATA=...] python -m benchmarks.drift [--rows 4000] [--seeds 5] [--half-lives 300,1000] [--json]
+    [JOURNEYMAN_DATA=...] python -m benchmarks.drift [--rows 4000] [--seeds 5] [--half-lives 1000] [--json]
 
 Synthetic streams whose truth is known, and (with JOURNEYMAN_DATA) the three models' public outcomes, spliced after half
-of the rows. Each with outcomes that fade and with ones that never do, side by side on the same streams.
+of the rows. Side by side on the same streams: the router as it is, with outcomes that fade besides, and one that cannot
+see changes (`slow only`), whose beliefs are those of the regression alone.
 
 adapted: calls from the change until, over the last 100 calls, 80 % of the way to the right model's share in the best
 policy of the second phase was done; in brackets the share of seeds that ever got there; the mean is over those.
@@ -23,6 +24,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -42,8 +44,11 @@ from pipelines.replay_streams import (
     synthetic_cheaper,
     synthetic_degraded,
 )
+from policies import bandit_drift
 
 SMALL, MIDDLE, LARGE = "meta-llama/llama-3.1-8b-instruct", "mistralai/mistral-large-2512", "google/gemini-2.5-pro"
+
+AS_IS, SLOW_ONLY = "as it is", "slow only"
 
 StreamOfSeed = Callable[[int], Stream]
 
@@ -72,8 +77,14 @@ def spliced(outcomes: Outcomes) -> dict[str, tuple[float, StreamOfSeed]]:
     }
 
 
-def measure(stream: Stream, budget_usd: float, half_life: float | None, seed: int) -> Adaptation:
-    """What one pass made of its stream."""
+def measure(stream: Stream, budget_usd: float, variant: str, seed: int) -> Adaptation:
+    """What one pass made of its stream; `variant` is AS_IS, SLOW_ONLY or a half-life in calls."""
+    half_life = None if variant in (AS_IS, SLOW_ONLY) else float(variant)
+    with patch.object(bandit_drift, "P_CHANGED", 0.0 if variant == SLOW_ONLY else bandit_drift.P_CHANGED):
+        return _measure(stream, budget_usd, half_life, seed)
+
+
+def _measure(stream: Stream, budget_usd: float, half_life: float | None, seed: int) -> Adaptation:
     task = Task(budget_usd, seed, shuffle=False)
     return adaptation(stream, replay_once(learner_recipe([], half_life), stream.outcomes, task))
 
@@ -83,7 +94,7 @@ def table_of(results: dict[str, dict[str, list[Adaptation]]]) -> Table:
     table = Table(title="Adapting to a change half-way")
     for name in (
         "stream",
-        "half-life",
+        "variant",
         "share before",
         "wanted",
         "at end",
@@ -125,22 +136,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--half-lives", default="300,1000")
+    parser.add_argument("--half-lives", default="1000")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     streams = synthetic(options.rows)
     folder = os.environ.get("JOURNEYMAN_DATA")
     if folder:
         streams |= spliced(as_arrays(read_outcomes(Path(folder) / "outcomes_three_models_val.jsonl")))
-    half_lives: list[float | None] = [None, *map(float, options.half_lives.split(","))]
+    all_variants = [AS_IS, SLOW_ONLY, *(part for part in options.half_lives.split(",") if part)]
     results: dict[str, dict[str, list[Adaptation]]] = {}
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for name, (budget, stream_of) in streams.items():
             made = [stream_of(seed) for seed in range(options.seeds)]
             variants = results.setdefault(f"{name}, ${budget:g}", {})
-            for half_life in half_lives:
-                futures = [pool.submit(measure, one, budget, half_life, seed) for seed, one in enumerate(made)]
-                title = "never fades" if half_life is None else f"{half_life:g} calls"
+            for variant in all_variants:
+                futures = [pool.submit(measure, one, budget, variant, seed) for seed, one in enumerate(made)]
+                title = variant if variant in (AS_IS, SLOW_ONLY) else f"half-life {variant} calls"
                 variants[title] = [future.result() for future in futures]
                 print(f"{name}: {title} done", file=sys.stderr)
     if options.json:
