@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from pipelines.classifier_command import classifier
+from pipelines.curate_command import curate
+from pipelines.promote_command import promote
 
 
 @click.group()
@@ -12,4 +14,5 @@ def flywheel() -> None:
     """Learn from the record, off line."""
 
 
-flywheel.add_command(classifier)
+for step in (curate, promote, classifier):
+    flywheel.add_command(step)
