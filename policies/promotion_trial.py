@@ -144,9 +144,16 @@ def _check(outcome: ShadowOutcome) -> None:
 
 def _check_sums(state: TrialState) -> None:
     """Refuse what no calls can have added up to: a state that was edited, cut or mixed up."""
+    fresh = TrialState(specialist="")
+    alike = all(
+        (amounts.clip, amounts.ratio.weighted, len(amounts.ratio.masses), amounts.ratio.nodes)
+        == (start.clip, start.ratio.weighted, len(start.ratio.masses), start.ratio.nodes)
+        for amounts, start in ((state.latency, fresh.latency), (state.cost, fresh.cost))
+    )
+    parity = state.success_parity
     shares = (state.well_formed, state.escalations, state.accepted_wrong)
-    clips_hold = state.latency.clip == LATENCY_CLIP and state.cost.clip == COST_CLIP
-    capped = state.latency.ratio.capped and state.cost.ratio.capped and not state.success_parity.capped
-    counts = (*(share.n for share in shares), state.success_parity.n, state.latency.seen, state.cost.seen)
-    if not (clips_hold and capped and max(counts) <= state.calls and all(share.ones <= share.n for share in shares)):
+    counts = (*(share.n for share in shares), parity.n, state.latency.seen, state.cost.seen)
+    sound = not parity.weighted and max(counts) <= state.calls and all(share.ones <= share.n for share in shares)
+    masses = all(abs(sum(r.masses) - r.n) < 1e-6 * (r.n + 1) for r in (parity, state.latency.ratio, state.cost.ratio))
+    if not (alike and sound and masses):
         raise BadInputError("The sums of the trial contradict each other. Start the trial anew.")

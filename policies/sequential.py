@@ -7,20 +7,19 @@ reaches 1 / alpha with probability at most alpha, whenever and however often som
 Shafer 2023, "Game-theoretic statistics and safe anytime-valid inference"). The values of m that the capital against
 them has not refuted form a confidence sequence: with probability 1 - alpha its limit is right at all times at once.
 
-`Share` (yes or no): capital prod(1 + lam (x_i - m) / m), the betting martingale of Waudby-Smith and Ramdas (2024,
-JRSS B 86(1), arXiv:2010.09686); for yes/no data it is the likelihood ratio of Robbins' mixtures (1970), and the two
-counts are all it needs.
-`Ratio` (theta = E top / E base of two amounts from 0 to 1 in the same call; base = 1 gives a plain mean): the game is
-d = top - theta base, which has mean 0 at the true theta, so a ratio of means is one bounded mean. Two lower bounds of
-the bettor's capital prod(1 + lam d) share the stake. exp(lam sum d - psi(lam) sum d^2), psi(lam) = -log(1 - lam) - lam,
-for d >= -1 (Fan, Grama, Liu 2015, EJP 20(1); the self-normalised processes of Howard, Ramdas, McAuliffe, Sekhon 2021,
-Ann. Stat. 49(2)) is sharp where d scatters little; and the capital that the same sum would earn if d only took the ends
-of its range (log is concave; Hoeffding 1963) is exact for yes/no and sharp where d is far from 0. Both are functions
-of six sums, so any theta can be asked for afterwards and a call costs O(1).
+The game: stake a share lam of the capital on each call, capital prod(1 + lam xi), xi the call's gap to m divided by the
+most that can be lost (the betting martingale of Waudby-Smith and Ramdas 2024, JRSS B 86(1), arXiv:2010.09686), mixed
+over lam (Robbins 1970).
+`Share` (yes or no): gap x - m. Two counts are all it needs.
+`Ratio` (theta = E top / E base of two amounts from 0 to 1 in the same call): gap top - theta base, which has mean 0 at
+the true theta, so a ratio of means is tested as one bounded mean; a paired difference in [-1, 1] with theta = 1. Each
+call is laid down on the corners of a grid cell, in the parts of a linear interpolation. The log capital is concave in
+each coordinate, so what the corners earn is no more than what the call would: still valid, exact for yes/no, a per cent
+slower otherwise. The masses on the grid are all that is kept, and any theta can be asked for afterwards.
 `Amounts` (positive, without a bound: money, time): a `Ratio` of amounts cut by limits that are fixed before the call.
 
-Bets are mixed over a fixed grid, so nothing is tuned to the data and the order of the calls does not matter. What is
-refuted is "at every call, given the calls before, the mean lies on the wrong side". Knows nothing of what is promoted.
+The stakes are fixed, so nothing is tuned to the data and the order of the calls does not matter. What is refuted is "at
+every call, given the calls before, the mean lies on the wrong side". Knows nothing of what is promoted.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from numpy.typing import NDArray
 from registry.errors import BadInputError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 Side = Literal["above", "below"]
 Count = Annotated[int, Meta(ge=0)]
 Sum = Annotated[float, Meta(ge=0)]
 
-_ODDS: Final = np.geomspace(0.02, 200.0, 24)
+_ODDS: Final = np.geomspace(0.05, 50.0, 14)
 BETS: Final[Floats] = _ODDS / (1.0 + _ODDS)
 """Shares of the capital that are staked, in (0, 1); the capital starts in equal parts on each."""
-_PSI: Final[Floats] = -np.log1p(-BETS) - BETS
-_GRID: Final = np.linspace(0.0, 1.0, 129)
-_REFINEMENTS: Final = 4
+_GRID: Final = np.linspace(0.0, 1.0, 9)
+_REFINEMENTS: Final = 7
 _BISECTIONS: Final = 16
 _MOST_TIMES: Final = 4096.0
 RATIO_TOP: Final = 2.0
@@ -104,25 +103,33 @@ class Share(Struct, forbid_unknown_fields=True):
 class Ratio(Struct, forbid_unknown_fields=True):
     """E top / E base of two amounts from 0 to 1."""
 
-    capped: bool = False
-    """Top never exceeds base: the ratio is at most 1, and proofs come sooner."""
+    weighted: bool = False
+    """A call is given as a ratio from 0 to 1 and its weight: top = ratio * weight, base = weight."""
+    nodes: Annotated[int, Meta(ge=2, le=64)] = 2
+    """Of the grid, along the first amount; 2 is exact for yes/no."""
+    base_nodes: Annotated[int, Meta(ge=2, le=64)] = 2
     n: Count = 0
     tops: Sum = 0.0
     bases: Sum = 0.0
-    tops_squared: Sum = 0.0
-    products: Sum = 0.0
-    bases_squared: Sum = 0.0
+    masses: list[Sum] = field(default_factory=list)
+    """Calls on each node of the grid, the second amount's index running fastest."""
 
-    def observe(self, top: float, base: float = 1.0) -> None:
-        """Take in one call. Raises BadInputError for amounts outside 0 to 1 (or a top above the base if capped)."""
-        if not (0.0 <= top <= 1.0 and 0.0 <= base <= 1.0 and (not self.capped or top <= base)):
-            raise BadInputError(f"A pair of amounts must lie in 0 to 1, top within base if capped: {top} and {base}.")
+    def __post_init__(self) -> None:
+        """Lay out the grid. Raises ValueError for masses that do not fit it."""
+        self.masses = self.masses or [0.0] * (self.nodes * self.base_nodes)
+        if len(self.masses) != self.nodes * self.base_nodes:
+            raise ValueError(f"a grid of {self.nodes} x {self.base_nodes} does not hold {len(self.masses)} masses")
+
+    def observe(self, first: float, second: float = 1.0) -> None:
+        """Take in a call: top and base, or ratio and weight. Raises BadInputError for amounts outside 0 to 1."""
+        if not (0.0 <= first <= 1.0 and 0.0 <= second <= 1.0):
+            raise BadInputError(f"Both amounts must lie in 0 to 1, and are {first} and {second}.")
         self.n += 1
-        self.tops += top
-        self.bases += base
-        self.tops_squared += top * top
-        self.products += top * base
-        self.bases_squared += base * base
+        self.tops += first * second if self.weighted else first
+        self.bases += second
+        places, parts = corners(np.float64(first), np.float64(second), (self.nodes, self.base_nodes))
+        for place, part in zip(places.tolist(), parts.tolist(), strict=True):
+            self.masses[place] += part
 
     @property
     def value(self) -> float | None:
@@ -132,12 +139,17 @@ class Ratio(Struct, forbid_unknown_fields=True):
     @property
     def top(self) -> float:
         """The largest ratio that is looked at."""
-        return 1.0 if self.capped else RATIO_TOP
+        return 1.0 if self.weighted else RATIO_TOP
 
     def log_evidence(self, bounds: Floats, side: Side, times: float = 1.0) -> Floats:
         """Return the log of the e-value that the ratio lies on that side of each bound."""
-        sums = np.array([self.n, self.tops, self.bases, self.tops_squared, self.products, self.bases_squared]) * times
-        return ratio_log_evidence(sums, bounds, side, capped=self.capped)
+        masses = np.array(self.masses) * times
+        held = masses > 0.0
+        gaps, least = node_gaps((self.nodes, self.base_nodes), bounds, side, weighted=self.weighted)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            earned = np.log1p(BETS * (gaps[..., held] / least[..., None])[..., None])
+        log_e = _mixed(np.einsum("...nb,n->...b", np.nan_to_num(earned, nan=0.0), masses[held]))
+        return np.where(least > 0.0, log_e, np.where((gaps[..., held] > 0.0).any(axis=-1), np.inf, -np.inf))
 
 
 class Amounts(Struct, forbid_unknown_fields=True):
@@ -150,7 +162,7 @@ class Amounts(Struct, forbid_unknown_fields=True):
     """
 
     clip: Annotated[float, Meta(gt=1)] = 2.0
-    ratio: Ratio = field(default_factory=lambda: Ratio(capped=True))
+    ratio: Ratio = field(default_factory=lambda: Ratio(weighted=True, nodes=25, base_nodes=9))
     seen: Count = 0
     mean: Sum = 0.0
     """Of the reference amounts; with `squares` (Welford's sum of squared deviations) it sets the scale."""
@@ -178,7 +190,7 @@ class Amounts(Struct, forbid_unknown_fields=True):
         weight = min(reference / limit, 1.0)
         times = min(amount / reference, self.clip) if reference else 0.0
         self.cut += reference > limit or amount > self.clip * reference
-        self.ratio.observe(weight * (times / self.clip), weight)
+        self.ratio.observe(times / self.clip, weight)
 
     @property
     def n(self) -> int:
@@ -204,33 +216,33 @@ class Amounts(Struct, forbid_unknown_fields=True):
 def share_log_evidence(ones: Floats | np.float64, n: Floats | np.float64, bounds: Floats, side: Side) -> Floats:
     """Return log e-values for counts; the three broadcast against each other."""
     yes, m = (ones, bounds) if side == "above" else (n - ones, 1.0 - bounds)
-    edge = np.where(yes > 0, np.inf, -np.inf)
-    return np.where(m >= 1.0, -np.inf, np.where(m <= 0.0, edge, _mixed(_binary(np.asarray(yes), np.asarray(n), m))))
-
-
-def ratio_log_evidence(sums: Floats, bounds: Floats, side: Side, *, capped: bool) -> Floats:
-    """Return log e-values for six sums (first axis: n, top, base, top^2, top base, base^2), which broadcast."""
-    n, top, base, top_squared, product, base_squared = sums
-    gap = top - bounds * base
-    squares = np.maximum(top_squared - 2.0 * bounds * product + bounds**2 * base_squared, 0.0)
-    span = np.ones_like(bounds) if capped else 1.0 + bounds
-    if side == "above":
-        least = np.asarray(bounds)  # top - theta base is never below -theta
-    else:
-        gap, least = -gap, span - bounds
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        smooth = BETS * (gap / least)[..., None] - _PSI * (squares / least**2)[..., None]
-        binary = _binary((gap + n * least) / span, n, least / span)
-    log_e = _mixed(np.concatenate(np.broadcast_arrays(smooth, binary), axis=-1))
-    return np.where(least >= span, -np.inf, np.where(least <= 0.0, np.where(gap > 0.0, np.inf, -np.inf), log_e))
-
-
-def _binary(yes: Floats, n: Floats, m: Floats) -> Floats:
-    """Log capital of each bet against a mean of m when only the ends of the range occur; never more than of any mix."""
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.log1p(BETS * ((1.0 - m) / m)[..., None])
-        capital: Floats = yes[..., None] * gain + (n - yes)[..., None] * np.log1p(-BETS)
-    return capital
+        capital = np.asarray(yes)[..., None] * gain + np.asarray(n - yes)[..., None] * np.log1p(-BETS)
+    return np.where(m <= 0.0, np.where(yes > 0, np.inf, -np.inf), _mixed(capital))
+
+
+def corners(first: Floats | np.float64, second: Floats | np.float64, shape: tuple[int, int]) -> tuple[Ints, Floats]:
+    """Return the four nodes around each call and the part of it that each gets; both have a last axis of 4."""
+    cells = [
+        np.minimum((value * (size - 1)).astype(int), size - 2)
+        for value, size in zip((first, second), shape, strict=True)
+    ]
+    right, up = (value * (size - 1) - cell for value, size, cell in zip((first, second), shape, cells, strict=True))
+    place = cells[0] * shape[1] + cells[1]
+    places = np.stack([place, place + 1, place + shape[1], place + shape[1] + 1], axis=-1)
+    parts = np.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up], axis=-1)
+    return places, parts
+
+
+def node_gaps(shape: tuple[int, int], bounds: Floats, side: Side, *, weighted: bool) -> tuple[Floats, Floats]:
+    """Return each node's gap to each bound (last axis: nodes), positive on that side, and the most that can be lost."""
+    first, second = np.meshgrid(np.linspace(0.0, 1.0, shape[0]), np.linspace(0.0, 1.0, shape[1]), indexing="ij")
+    theta = np.asarray(bounds)[..., None]
+    gaps = second.ravel() * (first.ravel() - theta) if weighted else first.ravel() - theta * second.ravel()
+    if side == "above":
+        return gaps, np.asarray(bounds)
+    return -gaps, 1.0 - bounds if weighted else np.ones_like(bounds)
 
 
 def _mixed(capital: Floats) -> Floats:

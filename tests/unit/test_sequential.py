@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.sequential import (
+    BETS,
     Amounts,
     Ratio,
     Share,
     calls_until,
+    corners,
     log_evidence,
     lower_limit,
+    node_gaps,
     p_value,
-    ratio_log_evidence,
     share_log_evidence,
     upper_limit,
 )
@@ -38,10 +40,17 @@ def share_paths(rate, bound, side, seed=0):
     return share_log_evidence(ones[:, LOOKS], LOOKS + 1.0, np.array(bound), side)
 
 
-def ratio_paths(top, base, bound, side, capped):
-    parts = (np.ones_like(top), top, base, top**2, top * base, base**2)
-    sums = np.stack([np.cumsum(part, axis=1)[:, LOOKS] for part in parts])
-    return ratio_log_evidence(sums, np.array(bound), side, capped=capped)
+def ratio_paths(ratio, first, second, bound, side):
+    """Log evidence of `ratio`'s kind after each look of every run."""
+    shape = (ratio.nodes, ratio.base_nodes)
+    gaps, least = node_gaps(shape, np.array(bound), side, weighted=ratio.weighted)
+    places, parts = corners(first, second, shape)
+    paths = []
+    for bet in BETS:
+        earned = (np.log1p(bet * gaps / least)[places] * parts).sum(axis=-1)
+        paths.append(np.cumsum(earned, axis=1)[:, LOOKS])
+    most = np.max(paths, axis=0)
+    return most + np.log(np.mean(np.exp(paths - most), axis=0))
 
 
 @pytest.mark.parametrize(("bound", "side"), [(0.98, "above"), (0.98, "below"), (0.5, "above"), (0.05, "below")])
@@ -62,14 +71,14 @@ def test_parity_at_its_bound_is_seldom_called_better(side):
     hard = rng.random((RUNS, CALLS))  # the same calls are hard for both
     reference = (hard < 0.90).astype(float)
     chain = ((hard + 0.3 * rng.random((RUNS, CALLS))) % 1.0 < 0.95 * 0.90).astype(float)
-    assert ever(ratio_paths(chain, reference, 0.95, side, capped=False)) <= MOST_WRONG
+    assert ever(ratio_paths(Ratio(), chain, reference, 0.95, side)) <= MOST_WRONG
 
 
 @pytest.mark.parametrize("side", ["above", "below"])
 @pytest.mark.parametrize("spread", [0.05, 0.5, 3.0])
 def test_a_bounded_mean_at_its_bound_is_seldom_called_better(side, spread):
     x = np.random.default_rng(3).beta(2 / spread, 3 / spread, (RUNS, CALLS))
-    assert ever(ratio_paths(x, np.ones_like(x), 0.4, side, capped=True)) <= MOST_WRONG
+    assert ever(ratio_paths(Ratio(weighted=True, nodes=25), x, np.ones_like(x), 0.4, side)) <= MOST_WRONG
 
 
 def test_a_confidence_sequence_covers_at_all_times_at_once():
@@ -115,20 +124,27 @@ def test_what_clearly_holds_is_found_soon():
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60),
     st.floats(0.05, 0.95),
     st.sampled_from(["above", "below"]),
+    st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
-def test_the_capital_is_never_more_than_a_bettor_could_have(pairs, bound, side):
-    """The two bounds of the capital stay below the mixture of true bets on the same stakes."""
-    from policies.sequential import BETS
-
-    ratio = Ratio()
-    for top, base in pairs:
-        ratio.observe(top, base)
-    gaps = np.array([top - bound * base for top, base in pairs]) * (1 if side == "above" else -1)
-    least = bound if side == "above" else 1.0
-    true_capital = np.log1p(BETS[:, None] * gaps / least).sum(axis=1)
-    mixed = true_capital.max() + math.log(np.exp(true_capital - true_capital.max()).mean())
+def test_laying_calls_on_a_grid_never_earns_more_than_the_bets_themselves(calls, bound, side, weighted):
+    ratio = Ratio(weighted=weighted, nodes=7, base_nodes=4)
+    for first, second in calls:
+        ratio.observe(first, second)
+    gaps = np.array([y * (x - bound) if weighted else x - bound * y for x, y in calls]) * (1 if side == "above" else -1)
+    least = bound if side == "above" else 1.0 - bound if weighted else 1.0
+    capital = np.log1p(BETS[:, None] * gaps / least).sum(axis=1)
+    mixed = capital.max() + math.log(np.exp(capital - capital.max()).mean())
     assert log_evidence(ratio, bound, side) <= mixed + 1e-6
+
+
+def test_for_yes_and_no_nothing_is_lost_by_the_grid():
+    rng = np.random.default_rng(8)
+    ratio, share = Ratio(), Share()
+    for so in rng.random(300) < 0.97:
+        ratio.observe(float(so))
+        share.observe(bool(so))
+    assert log_evidence(ratio, 0.9, "above") == pytest.approx(log_evidence(share, 0.9, "above"))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80), st.randoms())
