@@ -133,6 +133,12 @@ def _show(fitted: LearnedClassifier, folder: str, as_json: bool) -> None:
     console.print(
         f"{sum(calls.values())} calls of {len(calls)} clusters, embedder {facts['embedder']}", highlight=False
     )
+    if "words_left_out" in facts:  # an artifact of an older fit does not say
+        said = f"{facts['words_left_out']} words, {facts['pairs_left_out']} pairs"
+        by = f"fewer than {facts['min_callers']} {facts['counted_by']}s"
+        console.print(f"kept out of the vocabulary, said by {by}: {said}", highlight=False)
+        if facts["counted_by"] == "text":
+            console.print("the calls tell no callers apart: what one person said in several texts is not kept out")
     if facts["too_small"]:
         left = ", ".join(f"{name} ({count})" for name, count in facts["too_small"].items())
         console.print(f"left out, too few different texts: {left}", highlight=False)

@@ -59,7 +59,9 @@ class Corpus(Struct, frozen=True):
 
 
 def gather(calls: Iterable[LabelledCall], options: FitOptions) -> Corpus:
-    """Return the calls that a fit uses: of equal texts of a cluster one, of a large cluster the last `max_calls`.
+    """Return the calls that a fit uses: of equal texts of a cluster the last, of a large cluster the last `max_calls`.
+
+    So a text that several callers sent counts for the last of them only: fewer words are learned, never more.
 
     Raises:
         BadInputError: no cluster has `min_calls` different texts.
@@ -94,7 +96,8 @@ def part_of(corpus: Corpus, rows: NDArray[np.int64]) -> Corpus:
 def fit_models(corpus: Corpus, options: FitOptions, progress: Progress = lambda line: None) -> Models:
     """Fit everything but the calibration."""
     texts = [call.text for call in corpus.calls]
-    embedder = fit_embedder(texts, options.dimension, options.embedder, progress)
+    callers = [call.caller for call in corpus.calls]
+    embedder = fit_embedder(texts, options.dimension, options.embedder, progress, callers=callers)
     count = len(corpus.clusters)
     vectors = embedder.embed_many(texts)
     return Models(

@@ -31,6 +31,8 @@ class LabelledCall(Struct, frozen=True):
     text: str
     """The last user message, redacted if recorded."""
     fixed: Fixed = Fixed()
+    caller: str = ""
+    """Who said it, as far as the record can tell; "" on all calls of a fit: nobody is told from anybody."""
 
 
 class _Turn(Struct):
@@ -38,10 +40,17 @@ class _Turn(Struct):
     content: Any = None
 
 
-# The newest calls of each cluster; the order is the calls' own, so that the same store gives the same rows.
+# The newest calls of each cluster; the order is the calls' own, so that the same store gives the same rows. A caller is
+# a tenant's end user (hashed in the record), or its key where none was named. One tenant with a key or two and no end
+# users at all tells nobody apart: behind its keys there may be one person or thousands.
 _RECORDED: Final = """
-    SELECT call.cluster, call.messages, said.system, said.tool_names, said.response_format
-    FROM slm_observation_curated AS call
+    SELECT call.cluster, call.messages, said.system, said.tool_names, said.response_format,
+           CASE WHEN count(DISTINCT call.tenant) OVER () = 1 AND max(call.end_user) OVER () = ''
+                     AND count(DISTINCT call.key_id) OVER () < 3 THEN ''
+                WHEN call.end_user <> '' THEN call.tenant || '/user/' || call.end_user
+                ELSE call.tenant || '/key/' || call.key_id END AS caller
+    FROM (SELECT * REPLACE (coalesce(end_user, '') AS end_user, coalesce(key_id, '') AS key_id)
+          FROM slm_observation_curated) AS call
     LEFT JOIN slm_signature AS said ON said.signature = call.signature AND said.tenant = call.tenant
     WHERE (call.cluster_source = 'signature' OR (call.cluster_source = 'pattern' AND call.hint_agrees IS NOT false)
            OR call.hint_agrees)
@@ -71,10 +80,13 @@ def recorded_calls(state: StatePaths, newest: int, wait_s: float = 30.0) -> Iter
 
 
 def workload_calls(workload: Workload, families: Sequence[str] | None = None) -> Iterator[LabelledCall]:
-    """Yield the `train` rows of a workload; the family is the cluster. Raises WorkloadError for bad rows."""
+    """Yield the `train` rows of a workload; the family is the cluster, each row its own caller.
+
+    Raises WorkloadError for bad rows.
+    """
     for row in workload.rows(families, ["train"]):
         body = workload.request(row)
-        yield LabelledCall(row.family, row.text, fixed_of_body(body))
+        yield LabelledCall(row.family, row.text, fixed_of_body(body), f"{row.family}/{row.id}")
 
 
 def fixed_of_body(body: dict[str, Any]) -> Fixed:
@@ -91,9 +103,9 @@ def last_user_text(turns: Iterable[_Turn]) -> str:
 
 
 def _as_call(row: tuple[Any, ...]) -> LabelledCall:
-    cluster, messages, system, tool_names, response_format = row
+    cluster, messages, system, tool_names, response_format, caller = row
     form = msgspec.json.decode(response_format) if response_format else None
     names = msgspec.json.decode(tool_names, type=tuple[str, ...]) if tool_names else ()
     assert cluster != UNKNOWN_CLUSTER
     text = last_user_text(msgspec.json.decode(messages, type=list[_Turn]))
-    return LabelledCall(cluster, text, Fixed(system or "", names, json_keys_of(form)))
+    return LabelledCall(cluster, text, Fixed(system or "", names, json_keys_of(form)), caller)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import Final
 
 from pipelines.classifier_calibration import calibrate
 from pipelines.classifier_models import FitOptions, Progress, fit_models, gather
 from pipelines.classifier_rows import LabelledCall
 from registry.errors import BadInputError
 from specialists.classifier import LearnedClassifier, Settings
+
+_OF_VOCABULARY: Final = ("counted_by", "callers", "min_callers", "words_left_out", "pairs_left_out")
 
 
 def fit_classifier(
@@ -39,6 +42,7 @@ def fit_classifier(
         "dimension": models.embedder.dimension,
         "words": models.embedder.word_count,
         "pairs": models.embedder.feature_count - models.embedder.word_count,
+        **{name: models.embedder.facts[name] for name in _OF_VOCABULARY},
         **calibration.report,
     }
     return LearnedClassifier(models, settings, facts)

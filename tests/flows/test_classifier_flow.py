@@ -19,7 +19,7 @@ FAMILIES = ("order_forms", "desk_triage", "office_actions", "comment_checks")
 """Texts with names, e-mail addresses and numbers in them."""
 
 
-def records(workload, source="signature", hint_agrees=None):
+def records(workload, source="signature", hint_agrees=None, **said):
     redactor = Redactor()
     for family in FAMILIES:
         app = workload.app(family)
@@ -41,6 +41,7 @@ def records(workload, source="signature", hint_agrees=None):
             hint_agrees=hint_agrees,
             messages=[{"role": "user", "content": redactor.redact(row.text).text}],
             outcome="verified",
+            **{name: value(number) for name, value in said.items()},
         )
 
 
@@ -113,6 +114,31 @@ def test_only_calls_whose_cluster_is_sure_are_learned_from(workload, tmp_path, s
         with pytest.raises(BadInputError, match="the largest has 0"):
             run("fit", "--state", state.root, "--out", tmp_path / "c")
         assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "counted_by", "callers"),
+    [
+        ({}, "text", 1),
+        ({"key_id": lambda n: f"k{n % 2}"}, "text", 1),
+        ({"key_id": lambda n: f"k{n % 4}"}, "caller", 4),
+        ({"end_user": lambda n: f"hash{n % 50}"}, "caller", 50),
+        ({"end_user": lambda n: f"hash{n % 6}", "tenant": lambda n: ("a", "b")[n % 2]}, "caller", 6),
+        ({"end_user": lambda n: "" if n % 2 else f"hash{n % 4}", "key_id": lambda n: "k"}, "caller", 3),
+    ],
+)
+def test_callers_are_tenant_and_end_user_or_key(workload, tmp_path, said, counted_by, callers):
+    state = recorded(tmp_path / "s", records(workload, **said))
+    done = run("report", "--state", state.root, "--dimension", 8, "--json")
+    report = json.loads(done.stdout)
+    assert (report["counted_by"], report["callers"]) == (counted_by, callers)
+    assert report["words_left_out"] > 0
+
+
+def test_two_tenants_without_end_users_are_too_few_callers(workload, tmp_path):
+    state = recorded(tmp_path / "s", records(workload, tenant=lambda n: ("a", "b")[n % 2]))
+    with pytest.raises(BadInputError, match="2 callers"):
+        run("fit", "--state", state.root, "--out", tmp_path / "c")
 
 
 def test_bad_input_is_told_before_anything_is_written(state, tmp_path):

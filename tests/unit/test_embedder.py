@@ -176,7 +176,7 @@ def test_missing_parts_are_named(fitted, tmp_path):
 
 
 def test_few_texts_give_fewer_dimensions_and_none_an_error():
-    small = fit_embedder(["pay the bill", "pay the rent"], 64, EmbedderOptions(min_texts=2))
+    small = fit_embedder(["pay the bill", "pay the rent"], 64, EmbedderOptions(min_callers=2))
     assert 1 <= small.dimension <= 2
     assert small.embed("pay").any()
     with pytest.raises(BadInputError, match="share no word"):
@@ -191,6 +191,35 @@ def test_few_texts_give_fewer_dimensions_and_none_an_error():
 
 def test_one_callers_words_stay_out_of_the_vocabulary(texts):
     secret = "xyzzyplugh is only ever said once"
-    embedder = fit_embedder([*texts, secret, secret], 8)
+    embedder = fit_embedder([*texts, secret, secret, f"{secret}!", f"{secret.upper()} ?"], 8)
     assert b"xyzzyplugh" not in bytes(embedder.arrays()["words"])
     assert embedder.project("xyzzyplugh").known_share == 0.0
+
+
+def test_what_fewer_than_three_callers_say_stays_out_however_often_they_say_it(texts):
+    said = [(text, f"caller-{n}") for n, text in enumerate(texts)]
+    said += [(f"ask about xyzzyplugh number {n}", f"project-{n % 2}") for n in range(40)]
+    said += [(f"the quuxword of caller {n}", f"wide-{n % 3}") for n in range(9)]
+    # Both words are common by themselves; side by side they are the word of two callers.
+    said += [(f"{first} {second} {n}", f"pair-{n % 2}") for n in range(8) for first, second in [("parcel", "quuxword")]]
+    embedder = fit_embedder([text for text, _ in said], 8, callers=[caller for _, caller in said])
+    words = bytes(embedder.arrays()["words"]).decode().split("\n")
+    assert "xyzzyplugh" not in words
+    assert {"quuxword", "parcel"} <= set(words)
+    together, apart = (embedder.read(text).features for text in ("parcel quuxword", "parcel . zzz . quuxword"))
+    assert len(together) == len(apart) == 2
+    assert embedder.facts["counted_by"] == "caller"
+    assert embedder.facts["words_left_out"] > 0
+
+
+def test_one_text_of_three_callers_is_known_to_three(texts):
+    said = [(text, f"caller-{n}") for n, text in enumerate(texts)] + [("say quuxword", f"c{n}") for n in range(3)]
+    embedder = fit_embedder([text for text, _ in said], 8, callers=[caller for _, caller in said])
+    assert embedder.project("quuxword").known_share == 1.0
+
+
+def test_too_few_callers_are_refused_and_none_told_apart_count_by_texts(texts):
+    with pytest.raises(BadInputError, match="2 callers.*at least 3"):
+        fit_embedder(texts, 8, callers=[f"caller-{n % 2}" for n in range(len(texts))])
+    assert fit_embedder(texts, 8, callers=[""] * len(texts)).name == fit_embedder(texts, 8).name
+    assert fit_embedder(texts, 8).facts["counted_by"] == "text"

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from pipelines.classifier_calibration import calibration_error, edited, fpr_at
 from pipelines.classifier_models import FitOptions, gather
@@ -79,6 +80,22 @@ def test_a_better_fit_never_makes_unknown_likelier(fitted):
     for head in (fitted.settings.hidden, fitted.settings.shown):
         assert all(weight <= 0.0 for weight in head.weights)
         assert any(weight < 0.0 for weight in head.weights)
+
+
+def test_no_byte_of_the_artifact_tells_what_one_caller_said(calls, tmp_path):
+    secrets = ["xyzzyplugh", "quuxpersonne", "4711zzq"]
+    said = [
+        structs.replace(call, text=f"{call.text} {secrets[n % 3]} {n}", caller=f"leaker-{n % 2}")
+        for n, call in enumerate(calls[:60])
+    ]
+    classifier = fit_classifier([*calls, *said], SMALL)
+    classifier.save(tmp_path)
+    bytes_of = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert not [secret for secret in secrets if secret.encode() in bytes_of]
+    assert b"order" in bytes_of, "words of the many are stored as they are"
+    assert classifier.facts["counted_by"] == "caller"
+    assert classifier.facts["words_left_out"] >= 3
+    assert classifier.facts["callers"] == len({call.text for call in calls}) + 2
 
 
 def _fixed(call):
