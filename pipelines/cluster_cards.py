@@ -5,7 +5,6 @@ Memory is a few kilobytes a cluster and eight bytes a call. It knows calls and i
 
 from __future__ import annotations
 
-import hashlib
 import math
 from array import array
 from collections import Counter
@@ -32,6 +31,7 @@ _LOOKED_AT: Final = 500
 """Calls of a cluster whose words are counted."""
 _MOST_COUNTED: Final = 20_000
 """Different values, names or signatures that are counted; others no longer are."""
+_ANSWERS_COUNTED: Final = 1_000
 _OWNED_SHARE: Final = 0.8
 """Of a signature's calls: so many in one cluster, and the others have strayed."""
 _SPLIT_SHARE: Final = 0.2
@@ -67,6 +67,11 @@ class ClusterCard(Struct, frozen=True, kw_only=True):
     """`key=value` of short values that recur, the most frequent first."""
     words: tuple[str, ...] = ()
     """Words of the users that tell the task from the others."""
+    distinct_answers: int = 0
+    """Among the first `answers_counted` answers."""
+    answers_counted: int = 0
+    tools_called: int = 0
+    """Different tools."""
     examples: tuple[Example, ...] = ()
     served_by: dict[str, int] = field(default_factory=dict)
     cost_usd: float = 0.0
@@ -125,6 +130,7 @@ class Tally:
         self._sources: Counter[str] = Counter()
         self._sums = dict.fromkeys(("cost", "frontier", "prompt", "latency"), 0.0)
         self._inputs, self._completions = array("I"), array("I")
+        self._answers: set[int] = set()
         self._examples: list[tuple[int, CuratedCall]] = []
 
     @property
@@ -143,6 +149,8 @@ class Tally:
         _count(self._keys, answer_keys(call))
         _count(self._tools, (str(one.get("name", "")) for one in call.answer_tool_calls or ()))
         _count(self._values, value_tokens(call))
+        if self.volume <= _ANSWERS_COUNTED:
+            self._answers.add(hash(_answer_of(call)))
         self._served_by[call.served_by] += 1
         self._sources[call.answer_source] += 1
         self._add_amounts(call)
@@ -193,6 +201,9 @@ class Tally:
             tool_names=tools,
             values=values,
             words=tuple(words),
+            distinct_answers=len(self._answers),
+            answers_counted=min(self.volume, _ANSWERS_COUNTED),
+            tools_called=len(self._tools),
             examples=tuple(_example(call) for _, call in self._examples),
             served_by=dict(self._served_by.most_common(32)),
             cost_usd=round(sums["cost"], 9),
@@ -276,10 +287,13 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 
 def _example(call: CuratedCall) -> Example:
-    answer = call.answer_text
+    return Example(call.call_id, _cut(call.input), _cut(_answer_of(call)))
+
+
+def _answer_of(call: CuratedCall) -> str:
     if call.answer_tool_calls:
-        answer = msgspec.json.encode(call.answer_tool_calls).decode()
-    return Example(call.call_id, _cut(call.input), _cut(answer or ""))
+        return msgspec.json.encode(call.answer_tool_calls).decode()
+    return call.answer_text or ""
 
 
 def _cut(text: str) -> str:
@@ -298,8 +312,3 @@ def _most(counter: Mapping[str, int], most: int) -> tuple[str, ...]:
 
 def _p99(numbers: array[int]) -> int:
     return int(np.percentile(np.frombuffer(numbers, dtype=np.uint32), 99, method="higher")) if numbers else 0
-
-
-def digest_hex(data: bytes) -> str:
-    """Return the sha256 of what a file holds, in hex."""
-    return hashlib.sha256(data).hexdigest()

@@ -11,6 +11,7 @@ scipy are needed for a fit alone.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -223,10 +224,11 @@ class TokenSpace:
         values: list[float] = []
         ends = [0]
         for document in documents:
-            found = [(self._idf[token], count) for token, count in Counter(document).items() if token in self._idf]
-            weights = np.array([(1.0 + np.log(count)) * idf for (_, idf), count in found])
-            columns += [at for (at, _), _ in found]
-            values += (weights / max(float(np.sqrt(weights @ weights)), 1e-12)).tolist()
+            found = [(*self._idf[token], count) for token, count in Counter(document).items() if token in self._idf]
+            weights = [(1.0 + math.log(count)) * idf for _, idf, count in found]
+            length = math.sqrt(math.fsum(weight * weight for weight in weights)) or 1.0
+            columns += [at for at, _, _ in found]
+            values += [weight / length for weight in weights]
             ends.append(len(columns))
         return csr_matrix((values, columns, ends), shape=(len(documents), len(self._idf)), dtype=np.float32)
 
