@@ -1,6 +1,7 @@
 """`journeyman registry ls | show | check`: what the router would serve, and what is wrong with the file.
 
-Tables and JSON go to stdout, findings to stderr. Reads the file only; asks no backend and no running server.
+Tables and JSON go to stdout, findings to stderr. Reads files only; asks no backend and no running server. The commands
+that move made specialists are in `router_service.stage_commands`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from registry.entries import ModelEntry, RegistryFile, SpecialistEntry
 from registry.errors import UnknownModelError
 from registry.findings import ConfigFileError, Finding, did_you_mean
 from registry.loading import Loaded, load_catalog
+from registry.managed import MadeSpecialists
+
+from .stage_commands import COMMANDS, state_option
 
 BAD_INPUT = 2
 DEFAULT_FILE = Path("registry.yaml")
@@ -38,30 +42,38 @@ _registry = click.option(
 
 @click.group()
 def registry() -> None:
-    """List, show and check what may answer."""
+    """List, show and check what may answer; move made specialists from stage to stage."""
+
+
+for _command in COMMANDS:
+    registry.add_command(_command)
 
 
 @registry.command("ls")
 @_registry
+@state_option
 @_as_json
-def list_entries(path: Path, as_json: bool) -> None:
+def list_entries(path: Path, state: Path, as_json: bool) -> None:
     """List models and specialists with their prices, clusters and stages."""
-    loaded = _load_or_exit(path)
+    loaded = _load_or_exit(path, state)
     rows = [*_model_rows(loaded), *_specialist_rows(loaded)]
     if as_json:
         _print_json(rows)
     else:
         _print_table(rows)
         _print_findings(list(loaded.warnings), loaded.source_name)
+    for line in loaded.left_out:
+        click.echo(line, err=True)
 
 
 @registry.command("show")
 @click.argument("name")
 @_registry
+@state_option
 @_as_json
-def show(name: str, path: Path, as_json: bool) -> None:
+def show(name: str, path: Path, state: Path, as_json: bool) -> None:
     """Show one backend, model, specialist or alias with everything resolved, and its line in the file."""
-    loaded = _load_or_exit(path)
+    loaded = _load_or_exit(path, state)
     try:
         entry = resolved_entry(loaded, name)
     except UnknownModelError as error:
@@ -161,7 +173,8 @@ def _shown_specialist(loaded: Loaded, specialist: SpecialistEntry) -> dict[str, 
 
 
 def _place(loaded: Loaded, section: str, index: int) -> dict[str, Any]:
-    return {"file": loaded.source_name, "line": loaded.spots[f"$.{section}[{index}]"].line}
+    spot = loaded.spots.get(f"$.{section}[{index}]")
+    return {"file": loaded.source_name, "line": spot.line} if spot else {"file": "the ledger of made specialists"}
 
 
 def _model_rows(loaded: Loaded) -> list[dict[str, Any]]:
@@ -200,6 +213,7 @@ def _specialist_rows(loaded: Loaded) -> list[dict[str, Any]]:
                 "safety_grade": specialist.safety_grade or base.safety_grade,
                 "clusters": specialist.clusters,
                 "stage": specialist.stage,
+                "share": specialist.share if specialist.stage == "canary" else None,
             }
         )
     return rows
@@ -225,7 +239,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['output_usd_per_mtok']:g}",
             row["safety_grade"],
             ", ".join(row["clusters"]) or "by name only",
-            row["stage"] or "",
+            f"canary {100 * row['share']:.3g} %" if row.get("share") is not None else row["stage"] or "",
         )
     _console().print(table)
 
@@ -250,9 +264,9 @@ def _flattened(entry: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return rows
 
 
-def _load_or_exit(path: Path) -> Loaded:
+def _load_or_exit(path: Path, state: Path) -> Loaded:
     try:
-        return load_catalog(path)
+        return load_catalog(path, made=MadeSpecialists(state).look())
     except ConfigFileError as error:
         _print_findings(list(error.findings), error.source_name)
         sys.exit(BAD_INPUT)

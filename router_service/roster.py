@@ -19,7 +19,7 @@ from policies.contenders import Contender, contenders_of
 from policies.plan import Candidate, TaskFeatures
 from registry.catalog import Catalog
 from registry.entries import BackendEntry, SpecialistEntry
-from specialists.adapters import AdapterSet
+from specialists.adapters import AdapterSet, Canary
 from specialists.backend import Backend, Health
 
 from .beliefs import Beliefs
@@ -59,9 +59,9 @@ class Roster:
         backend = self._backends[name]
         known = self._adapters.get(name)
         adapters = known if known is not None and known.backend is backend else AdapterSet(backend)
-        adapters.want(
-            {s.id: s.adapter for s in catalog.file.specialists if catalog.models[s.base].backend == name and _loads(s)}
-        )
+        here = [s for s in catalog.file.specialists if catalog.models[s.base].backend == name and _loads(s)]
+        canaries = {s.id: Canary(s.canary.prompt, s.canary.text, s.canary.max_tokens) for s in here if s.canary}
+        adapters.want({s.id: s.adapter for s in here}, canaries)
         return adapters
 
     def _retire(self, backend: Backend) -> None:
@@ -166,4 +166,4 @@ def _expected_cost(candidate: Candidate, features: TaskFeatures, output_tokens: 
 
 
 def _loads(specialist: SpecialistEntry) -> bool:
-    return specialist.stage not in ("candidate", "deprecated")
+    return specialist.standby or specialist.stage not in ("candidate", "deprecated")

@@ -28,6 +28,7 @@ from policies.verify import Verifier
 from registry.catalog import Catalog
 from registry.errors import BackendError, EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
+from registry.managed import MadeSpecialists
 from registry.registrar import Registrar
 from registry.watching import watch
 from specialists.backend import Backend
@@ -56,6 +57,7 @@ from .recording import Recorder
 from .roster import Roster
 from .settings import Settings
 from .shadowing import Mirror, ShadowParts
+from .stage_audit import StageAudit
 from .telemetry import Telemetry
 from .vectors import TextVectors
 
@@ -79,7 +81,8 @@ class Services:
         self._found = FoundClustersKeeper(
             self.paths.root / "clusters" / "clusters.json", self.policies.decisions.classifier
         )
-        self.holder = CatalogHolder(settings.registry, environment)
+        self._made = MadeSpecialists(self.paths.root)
+        self.holder = CatalogHolder(settings.registry, environment, self._made)
         self.metrics = Metrics()
         self.keys = KeyRing.load(self.paths.root / "keys.json", loopback=settings.is_loopback)
         self._refuse_open_door()
@@ -93,6 +96,7 @@ class Services:
         self.recorder = Recorder(
             self.spool, warm_redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
         )
+        self._audit = StageAudit(self.recorder.write)
         conduct = ConductBook()
         self.beliefs = Beliefs(self.policies.decisions.planner, TextVectors(hashing_embedder(EMBEDDING_DIMENSION)))
         self.telemetry = Telemetry(self.metrics, conduct, self.beliefs)
@@ -176,6 +180,7 @@ class Services:
         trouble = [f"backend {name}: {health.reason}" for name, health in backends.items() if not health.ok]
         if not status.ok:
             trouble.append(f"registry: {status.error}")
+        trouble.extend(status.left_out)
         if self._loader is not None and (stuck := self._loader.trouble()):
             trouble.append(f"loader: {stuck}")
         for name, keeper in (("classifier", self._classifier), ("found clusters", self._found)):
@@ -216,8 +221,10 @@ class Services:
         self.metrics.set("journeyman_registry_ok", value=float(status.ok))
         if status.reloads_total or status.failures_total:
             self.metrics.add("journeyman_registry_reloads_total", "taken" if status.ok else "refused")
+        for line in status.left_out:
+            _log.error("made specialists", reason=line)
+        self._remember_catalog()
         if status.ok:
-            self._remember_catalog()
             _log.info("registry in force", digest=status.digest, warnings=list(status.warnings))
         else:
             _log.error("registry edit refused; the last good one stays in force", error=status.error)
@@ -257,6 +264,7 @@ class Services:
 
     async def _keep_adapters(self) -> None:
         while True:
+            self._audit.follow(self._made.last.history)
             for name, adapters in self.roster.adapter_sets().items():
                 for problem in await adapters.sync():
                     _log.warning("adapter not ready", backend=name, reason=problem)
