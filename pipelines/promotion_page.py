@@ -82,7 +82,7 @@ dl.money{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.2rem;ma
 dl.money dt{color:var(--soft)}
 dd{margin:0;font-variant-numeric:tabular-nums}
 article{border:1px solid var(--line);border-radius:.5rem;background:var(--tint);padding:.8rem 1rem;margin:.8rem 0}
-article dt{color:var(--soft);font-size:.8rem}
+article dl{margin:0}article dt{color:var(--soft);font-size:.8rem}
 pre{margin:.1rem 0 .5rem;white-space:pre-wrap;overflow-wrap:anywhere;
 font:.88rem/1.45 ui-monospace,Menlo,Consolas,monospace}
 @media print{:root{--ink:#000;--soft:#333;--line:#999;--paper:#fff;--tint:#fff;

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from pipelines.promotion_page import Cell, Page, Section, render_page
+from pipelines.promotion_page import Cell, Page, Section, Tone, render_page
 from policies.promotion import GateResult, PromotionDecision, PromotionPolicy, TrialState
 
 MOST_EXAMPLES: Final = 10
@@ -36,6 +36,9 @@ MEANINGS: Final = {
     "accepted_wrong": "share of all calls whose answer was believed and wrong",
 }
 VERDICTS: Final = {"promote": "Promote", "wait": "Wait", "reject": "Do not promote"}
+TONES: Final[dict[str, Tone]] = {
+    "promote": "good", "wait": "open", "reject": "bad", "pass": "good", "undecided": "open", "fail": "bad",
+}  # fmt: skip
 GATE_VERDICTS: Final = {"pass": "proven", "undecided": "open", "fail": "failed"}
 
 
@@ -153,16 +156,12 @@ def _undecided(state: TrialState, decision: PromotionDecision, policy: Promotion
         if gate.n == 0:
             lines.append(f"{TITLES[gate.name]}: no call bears on it.")
         elif gate.verdict == "undecided":
-            more = (
-                "would never be proven at this rate" if gate.calls_more is None else f"about {gate.calls_more:,} more"
-            )
-            lines.append(f"{TITLES[gate.name]}: {more}{'' if gate.calls_more is None else ' calls at this rate'}.")
+            more = f"about {gate.calls_more or 0:,} more calls at this rate"
+            lines.append(f"{TITLES[gate.name]}: {'never at this rate' if gate.calls_more is None else more}.")
     lines += [f"{TITLES[name]}: switched off in promotion.yaml." for name in TITLES if name not in policy.gates_on]
     for name, amounts in (("latency", state.latency), ("cost", state.cost)):
         if amounts.cut:
-            lines.append(
-                f"{amounts.cut:,} of {amounts.seen:,} calls were cut in the gate of {name}: outliers are not proven."
-            )
+            lines.append(f"{amounts.cut:,} of {amounts.seen:,} calls were cut in the gate of {name}: no proof beyond.")
     return tuple(lines)
 
 
@@ -188,7 +187,7 @@ def _page(report: PromotionReport) -> Page:
         title=f"{report.specialist}: {VERDICTS[decision.verdict].lower()}",
         kicker=f"Trial of {report.specialist}" + (f", {report.made_at}" if report.made_at else ""),
         headline=report.headline,
-        tone={"promote": "good", "wait": "open", "reject": "bad"}[decision.verdict],
+        tone=TONES[decision.verdict],
         reasons=decision.reasons,
         cells=tuple(_cell(gate) for gate in decision.gates),
         caption=_caption(report),
@@ -212,7 +211,7 @@ def _cell(gate: GateResult) -> Cell:
         wanted=wanted(gate) + ("" if gate.required else " (watched only)"),
         calls=f"{gate.n:,}",
         verdict=GATE_VERDICTS[gate.verdict],
-        tone={"pass": "good", "undecided": "open", "fail": "bad"}[gate.verdict],
+        tone=TONES[gate.verdict],
         places=tuple((end - low) / ((high - low) or 1.0) for end in (gate.lower, gate.upper, gate.bound)),
         dot=None if gate.value is None else (gate.value - low) / ((high - low) or 1.0),
     )
@@ -224,11 +223,17 @@ def _figures(report: PromotionReport) -> tuple[tuple[str, str], ...]:
         return (("Saved in this trial", "not known: no call had both costs"),)
     share = f" ({money.saved_usd / money.frontier_usd:.0%})" if money.frontier_usd else ""
     return (
-        ("Saved in this trial", f"${money.saved_usd:,.4f}{share}"),
-        ("Specialist with its escalations", f"${money.specialist_usd:,.4f}"),
-        ("Frontier on the same calls", f"${money.frontier_usd:,.4f}"),
-        ("Saved on 1,000 calls", f"${1000 * money.saved_usd / money.calls:,.4f}"),
+        ("Saved in this trial", _usd(money.saved_usd) + share),
+        ("Specialist with its escalations", _usd(money.specialist_usd)),
+        ("Frontier on the same calls", _usd(money.frontier_usd)),
+        ("Saved on 1,000 calls", _usd(1000 * money.saved_usd / money.calls)),
     )
+
+
+def _usd(amount: float) -> str:
+    """Dollars with cents, or to the millionth where they are few."""
+    figure = f"{abs(amount):,.2f}" if abs(amount) >= 1.0 else f"{abs(amount):.6f}"
+    return f"{'-' if amount < 0 else ''}${figure}"
 
 
 def _blocks(examples: tuple[Example, ...]) -> tuple[tuple[tuple[str, str], ...], ...]:

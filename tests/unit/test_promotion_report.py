@@ -149,4 +149,5 @@ def test_it_says_what_cannot_be_decided():
 def test_money_is_what_was_saved_in_the_trial():
     made = report(trial(500, cost=0.25))
     assert made.money.saved_usd == pytest.approx(500 * 0.75e-3)
-    assert "$0.3750 (75%)" in made.as_html() and "$0.3750 (75%)" in made.as_markdown()
+    assert "$0.375000 (75%)" in made.as_html() and "$0.375000 (75%)" in made.as_markdown()
+    assert "-$0.100000 (-20%)" in report(trial(500, cost=1.2)).as_html()
