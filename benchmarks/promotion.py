@@ -4,8 +4,9 @@
 
 `wrong`: specialists that just miss one gate (its quantity is exactly at the bound) and pass all others with certainty;
 the share of runs in which they are promoted within 2,000 calls. Ours looks at every call; so does the naive z-test; the
-other two look once, at call 300. `wait`: calls until good specialists are promoted, all gates drawn. `tests`: our
-evidence beside other valid sequential tests on the same streams. `demotion`: both formatting rules.
+other two look once, at call 300. `turned away`: the gate is called failed, which at its bound it is not. `wait`: calls
+until good specialists are promoted, all gates drawn. `tests`: our evidence beside other valid sequential tests on the
+same streams. `demotion`: both formatting rules.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from policies.sequential import (
     Amounts,
     Ratio,
     Side,
-    corners,
     node_gaps,
     share_log_evidence,
 )
@@ -93,6 +93,15 @@ def evidence(gate: str, top: Floats, base: Floats, bound: float, side: Side) -> 
     return _mixture(np.stack(paths))
 
 
+def corners(first: Floats, second: Floats, shape: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
+    """Where `Ratio` lays calls down: the four nodes around each and the part of it that each gets (last axis)."""
+    rows, columns = (np.minimum((x * (n - 1)).astype(int), n - 2) for x, n in ((first, shape[0]), (second, shape[1])))
+    right, up = first * (shape[0] - 1) - rows, second * (shape[1] - 1) - columns
+    place = rows * shape[1] + columns
+    places = np.stack([place, place + 1, place + shape[1], place + shape[1] + 1], axis=-1)
+    return places, np.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up], axis=-1)
+
+
 def _mixture(paths: Floats) -> Floats:
     """Log of the mean capital over the bets (first axis)."""
     most = paths.max(axis=0)
@@ -153,7 +162,7 @@ def chunks(runs: int, seed: list[int]) -> Iterator[tuple[np.random.Generator, in
         yield np.random.default_rng([*seed, start]), min(CHUNK, runs - start)
 
 
-LOOKS = ("ours, every call", "ours, from 300", "z, every call", "z, at 300", "figures at 300")
+LOOKS = ("ours, every call", "ours, from 300", "turned away", "z, every call", "z, at 300", "figures at 300")
 
 
 def measure_wrong(runs: int) -> Table:
@@ -166,6 +175,9 @@ def measure_wrong(runs: int) -> Table:
         for rng, part in chunks(runs, [1, place]):
             top, base = gate.draw(rng, part, CALLS, gate.bound)
             proven = gate.evidence(top, base) >= NEEDED
+            against: Side = "below" if gate.kind.proof == "above" else "above"
+            failed = evidence(gate.name, top, base, gate.bound / gate.clip, against) >= NEEDED + math.log(len(WORLDS))
+            counts["turned away"] += int(failed.any(axis=1).sum())
             z = gate.z(top, base) > 1.645
             counts["ours, every call"] += int(proven.any(axis=1).sum())
             counts["ours, from 300"] += int(proven[:, FLOOR - 1 :].any(axis=1).sum())
@@ -345,6 +357,9 @@ def _check_vectorised() -> None:
     for one, other in zip(times[0], reference[0], strict=True):
         stream.observe(float(one * other), float(other))
     top, base = cut(times, reference, 2.0)
+    shape = (stream.ratio.nodes, stream.ratio.base_nodes)
+    places, parts = corners(np.divide(top, base, out=np.zeros_like(top), where=base > 0)[:, 1:], base[:, 1:], shape)
+    assert np.allclose(np.bincount(places.ravel(), parts.ravel(), len(stream.ratio.masses)), stream.ratio.masses)
     assert math.isclose(stream.ratio.tops, top.sum(), rel_tol=1e-6)
     assert math.isclose(stream.ratio.bases, base.sum(), rel_tol=1e-6)
 

@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 from registry.errors import BadInputError
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
 Side = Literal["above", "below"]
 Count = Annotated[int, Meta(ge=0)]
 Sum = Annotated[float, Meta(ge=0)]
@@ -127,9 +126,13 @@ class Ratio(Struct, forbid_unknown_fields=True):
         self.n += 1
         self.tops += first * second if self.weighted else first
         self.bases += second
-        places, parts = corners(np.float64(first), np.float64(second), (self.nodes, self.base_nodes))
-        for place, part in zip(places.tolist(), parts.tolist(), strict=True):
-            self.masses[place] += part
+        row, right = _cell(first, self.nodes)
+        column, up = _cell(second, self.base_nodes)
+        place = row * self.base_nodes + column
+        self.masses[place] += (1.0 - right) * (1.0 - up)
+        self.masses[place + 1] += (1.0 - right) * up
+        self.masses[place + self.base_nodes] += right * (1.0 - up)
+        self.masses[place + self.base_nodes + 1] += right * up
 
     @property
     def value(self) -> float | None:
@@ -222,17 +225,11 @@ def share_log_evidence(ones: Floats | np.float64, n: Floats | np.float64, bounds
     return np.where(m <= 0.0, np.where(yes > 0, np.inf, -np.inf), _mixed(capital))
 
 
-def corners(first: Floats | np.float64, second: Floats | np.float64, shape: tuple[int, int]) -> tuple[Ints, Floats]:
-    """Return the four nodes around each call and the part of it that each gets; both have a last axis of 4."""
-    cells = [
-        np.minimum((value * (size - 1)).astype(int), size - 2)
-        for value, size in zip((first, second), shape, strict=True)
-    ]
-    right, up = (value * (size - 1) - cell for value, size, cell in zip((first, second), shape, cells, strict=True))
-    place = cells[0] * shape[1] + cells[1]
-    places = np.stack([place, place + 1, place + shape[1], place + shape[1] + 1], axis=-1)
-    parts = np.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up], axis=-1)
-    return places, parts
+def _cell(amount: float, nodes: int) -> tuple[int, float]:
+    """Return the node below an amount, and how far it is on the way to the next one, 0 to 1."""
+    place = amount * (nodes - 1)
+    node = min(int(place), nodes - 2)
+    return node, place - node
 
 
 def node_gaps(shape: tuple[int, int], bounds: Floats, side: Side, *, weighted: bool) -> tuple[Floats, Floats]:

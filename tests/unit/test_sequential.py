@@ -13,7 +13,6 @@ from policies.sequential import (
     Ratio,
     Share,
     calls_until,
-    corners,
     log_evidence,
     lower_limit,
     node_gaps,
@@ -38,6 +37,15 @@ def ever(log_e):
 def share_paths(rate, bound, side, seed=0):
     ones = np.cumsum(np.random.default_rng(seed).random((RUNS, CALLS)) < rate, axis=1).astype(float)
     return share_log_evidence(ones[:, LOOKS], LOOKS + 1.0, np.array(bound), side)
+
+
+def corners(first, second, shape):
+    """Where `Ratio` lays calls down: the four nodes around each and the part of it that each gets (last axis)."""
+    rows, columns = (np.minimum((x * (n - 1)).astype(int), n - 2) for x, n in ((first, shape[0]), (second, shape[1])))
+    right, up = first * (shape[0] - 1) - rows, second * (shape[1] - 1) - columns
+    place = rows * shape[1] + columns
+    places = np.stack([place, place + 1, place + shape[1], place + shape[1] + 1], axis=-1)
+    return places, np.stack([(1 - right) * (1 - up), (1 - right) * up, right * (1 - up), right * up], axis=-1)
 
 
 def ratio_paths(ratio, first, second, bound, side):
