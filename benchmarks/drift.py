@@ -80,7 +80,7 @@ def spliced(outcomes: Outcomes) -> dict[str, tuple[float, StreamOfSeed]]:
 def measure(stream: Stream, budget_usd: float, variant: str, seed: int) -> Adaptation:
     """What one pass made of its stream; `variant` is AS_IS, SLOW_ONLY or a half-life in calls."""
     half_life = None if variant in (AS_IS, SLOW_ONLY) else float(variant)
-    with patch.object(bandit_drift, "P_CHANGED", 0.0 if variant == SLOW_ONLY else bandit_drift.P_CHANGED):
+    with patch.object(bandit_drift, "P_CHANGED", (0.0, 0.0) if variant == SLOW_ONLY else bandit_drift.P_CHANGED):
         return _measure(stream, budget_usd, half_life, seed)
 
 
