@@ -9,6 +9,7 @@ order of the work; the rules are `curate_filters`, `near_duplicates` and `contam
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from observations.state import StatePaths
+from observations.state import StatePaths, open_private
 from pipelines.contamination import EvalInputs, dataset_splits, read_inputs
 from pipelines.curate_filters import REASONS, CallFilter, Curated, FilterOptions
 from pipelines.curate_rows import FixedPart, RecordedCall, RecordedRange, RecordedScope, RecordReader
@@ -177,8 +178,8 @@ class _Work:
     def read(self, reader: RecordReader, found: RecordedRange) -> None:
         """Write what passes the filters to the file of candidates, and remember what choosing among them takes."""
         with (
-            (self._folder / _CANDIDATES).open("wb") as rows,
-            (self._folder / _SKETCHES).open("wb") as sketches,
+            _new_file(self._folder / _CANDIDATES) as rows,
+            _new_file(self._folder / _SKETCHES) as sketches,
             self._run.track("curate: calls read", found.calls) as tracker,
         ):
             for from_ms, to_ms in found.windows:
@@ -282,7 +283,7 @@ class _Work:
     def _write(self, candidates: IO[bytes], kept: Sequence[int]) -> CurateReport:
         answers: Counter[str] = Counter()
         clusters: Counter[str] = Counter()
-        with (self._folder / CURATED).open("wb") as out:
+        with _new_file(self._folder / CURATED) as out:
             for row in kept:
                 candidates.seek(self._offsets[row])
                 line = candidates.readline()
@@ -290,7 +291,6 @@ class _Work:
                 brief = _BRIEF.decode(line)
                 answers[brief.answer_source] += 1
                 clusters[brief.cluster] += 1
-        (self._folder / CURATED).chmod(0o600)
         return CurateReport(
             read=self._read,
             kept=len(kept),
@@ -325,6 +325,10 @@ _BRIEF: Final = msgspec.json.Decoder(_Brief)
 def _row_at(candidates: IO[bytes], offset: int) -> _Brief:
     candidates.seek(offset)
     return _BRIEF.decode(candidates.readline())
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    return os.fdopen(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
 
 
 def _hash(text: str) -> int:

@@ -19,6 +19,8 @@ from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from observations.state import open_private
+
 HEARTBEAT: Final = "heartbeat.json"
 STALL_S: Final = 60.0
 """After this long without progress the cause is named, and again after twice, four times ... as long."""
@@ -125,7 +127,8 @@ class Heartbeat:
         beat = Beat(os.getpid(), _now_ms(), self._moved_at_ms, self._doing, self._done, self._total, self._stalled)
         beside = self._folder / f".{HEARTBEAT}.{os.getpid()}"
         with contextlib.suppress(OSError):  # a full disk is named by stall_cause and fails the step itself
-            beside.write_bytes(msgspec.json.encode(beat))
+            with os.fdopen(open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                file.write(msgspec.json.encode(beat))
             beside.replace(self._folder / HEARTBEAT)
 
 

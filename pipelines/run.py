@@ -297,7 +297,7 @@ def _begin(folder: Path, inputs: str, *, keep_partial: bool) -> None:
         if folder.exists() and not is_same:
             shutil.rmtree(folder)
         make_folder(folder)
-        started.write_text(inputs)
+        write_atomically(started, inputs.encode())
     except OSError as error:
         raise StorageError(f"Cannot empty {folder}: {error.strerror or error}.") from error
 
