@@ -7,7 +7,7 @@ of several routers add up.
 
 From the longest memory to the shortest, what the longer ones left unexplained counts by how likely it is a change and
 no chance: the posterior mean under a spike at zero and a normal slab (Mitchell, Beauchamp, "Bayesian variable selection
-in linear regression", 1988). So a price that falls to a tenth is believed after a dozen bills, a quality that falls by
+in linear regression", 1988). So a price that falls to a tenth is believed after a few bills, a quality that falls by
 little after some dozens of outcomes, and noise hardly ever. Knows nothing of clusters or of time.
 """
 
@@ -26,8 +26,8 @@ MEMORIES: Final = (64.0, 16.0, 4.0)
 """Half-lives, in outcomes of the arm."""
 SLAB: Final = (0.1, 1.0)
 """How far an arm moves that has changed, by head: in quality, and in log amount."""
-P_CHANGED: Final = (0.002, 0.001)
-"""Before anything is seen, by head. Ten times as likely, and false alarms overspend a ceiling by 1 % now and then."""
+P_CHANGED: Final = (0.002, 0.01)
+"""Before anything is seen, by head. More in quality, and false alarms overspend a ceiling by 1 % now and then."""
 _FADE: Final = 2.0 ** (-1.0 / np.array(MEMORIES))
 _MOST_EXPONENT: Final = 50.0
 

@@ -60,11 +60,11 @@ def test_a_great_change_is_mostly_believed_after_some_dozens_of_outcomes_however
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_price_that_falls_to_a_tenth_is_believed_after_a_dozen_bills(seed: int) -> None:
+def test_a_price_that_falls_to_a_tenth_is_believed_after_a_handful_of_bills(seed: int) -> None:
     learner = bandit()
     spend(learner, 0.01, 500, seed)
     dear = expected_usd(learner)
-    spend(learner, 0.001, 12, seed + 100)
+    spend(learner, 0.001, 8, seed + 100)
     assert expected_usd(learner) < 0.35 * dear
 
 
