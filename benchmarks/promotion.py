@@ -169,9 +169,7 @@ def measure_wrong(runs: int) -> Table:
     """Exactly at the bound: how often is each gate proven?"""
     rows = []
     for place, gate in enumerate(WORLDS):
-        counts = dict.fromkeys(
-            ("ours, every call", "ours, from 300", "z, every call", "z, at 300", "figures at 300"), 0
-        )
+        counts = dict.fromkeys(LOOKS, 0)
         for rng, part in chunks(runs, [1, place]):
             top, base = gate.draw(rng, part, CALLS, gate.bound)
             proven = gate.evidence(top, base) >= NEEDED
