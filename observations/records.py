@@ -51,6 +51,9 @@ class CandidateRecord(Struct, frozen=True, omit_defaults=True):
     quality: float | None = None
     quality_sd: float = 0.0
     evidence: float = 0.0
+    """Judged outcomes behind the quality; in records without `trials`, checked answers counted as well."""
+    trials: float = 0.0
+    """Answers that were checked, judged or not."""
     p_believed: float = 1.0
     quality_if_believed: float | None = None
     cost_usd: float | None = None

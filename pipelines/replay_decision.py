@@ -178,6 +178,7 @@ def _as_known(contender: Contender, known: CandidateRecord) -> Candidate:
         "quality": known.quality,
         "quality_sd": known.quality_sd,
         "evidence": known.evidence,
+        "trials": known.trials,
         "p_believed": known.p_believed,
         "quality_if_believed": known.quality_if_believed,
         "expected_cost_usd": known.cost_usd,

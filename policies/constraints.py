@@ -182,6 +182,7 @@ def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy
         latency_p95_ms=p50_ms * policy.latency_p95_factor,
         quality_sd=candidate.quality_sd,
         evidence=candidate.evidence,
+        trials=candidate.trials,
     )
 
 

@@ -93,7 +93,9 @@ class Candidate(Struct, frozen=True):
     quality_sd: float = 0.0
     """Standard deviation of that belief: what exploration is guided by."""
     evidence: float = 0.0
-    """Outcomes behind the belief, faded ones counting less."""
+    """Judged outcomes behind the belief, faded ones counting less."""
+    trials: float = 0.0
+    """Answers of it that were checked in this cluster, judged or not, old ones counting less."""
     expected_cost_usd: float | None = None
     """Learned from its own bills; None: prices times expected tokens."""
     template_signature: str | None = None
@@ -130,12 +132,15 @@ class Estimate(Struct, frozen=True, gc=False):
     """P(it goes first): 1 or 0 unless something is being explored."""
     quality_sd: float = 0.0
     evidence: float = 0.0
+    """Judged outcomes behind the quality."""
     chain: tuple[str, ...] = ()
     """The chain that it would head; empty when it heads none within the limits."""
     chain_cost_usd: float = 0.0
     """What that chain costs on average."""
     value: float = 0.0
     """What the planner maximises: the chain's quality as far as the SLA asks for it, less lam times its cost."""
+    trials: float = 0.0
+    """Answers that were checked in this cluster, judged or not."""
 
 
 class PlanRequest(Struct, frozen=True):

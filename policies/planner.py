@@ -157,7 +157,8 @@ def _headed_by(link: Link, last: Link, limits: ChainLimits) -> tuple[Link, ...] 
 
 
 def _unproven(candidate: Candidate, needed: float) -> bool:
-    return candidate.kind == "specialist" and candidate.evidence < needed
+    """One tried often enough need not be explored for ever, even where nobody says how right it was."""
+    return candidate.kind == "specialist" and max(candidate.evidence, candidate.trials) < needed
 
 
 def _money(chain: Sequence[Link], field: _Field) -> float:

@@ -66,6 +66,7 @@ def _believed_of(candidate: Candidate) -> dict[str, Any]:
         "quality": candidate.quality,
         "quality_sd": candidate.quality_sd,
         "evidence": candidate.evidence,
+        "trials": candidate.trials,
         "p_believed": candidate.p_believed,
         "quality_if_believed": candidate.quality_if_believed,
         "first_token_ms": candidate.first_token_ms,

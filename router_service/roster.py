@@ -92,7 +92,8 @@ class Roster:
                 self._live(contender, cluster, health[contender.backend], now_ms),
                 quality=belief.mean,
                 quality_sd=belief.sd,
-                evidence=max(belief.evidence, self._conduct.trials(contender.name, cluster)),
+                evidence=belief.evidence,
+                trials=self._conduct.trials(contender.name, cluster),
                 expected_cost_usd=_expected_cost(contender.candidate, features, length),
             )
             for contender, belief, length in zip(contenders, qualities, lengths, strict=True)

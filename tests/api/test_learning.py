@@ -60,6 +60,16 @@ async def test_only_the_first_word_on_a_call_teaches(make_client) -> None:
     assert candidate(await plan_of(client), "cheap")["evidence"] < 5
 
 
+async def test_answers_that_nobody_judged_are_trials_and_no_outcomes(make_client) -> None:
+    client = await make_client(CHEAP)
+    for number in range(6):
+        await plan_of(client, f"say {number}", model="cheap")
+    plan = await plan_of(client)
+    assert candidate(plan, "cheap")["evidence"] == 0.0 and candidate(plan, "cheap")["trials"] > 5.0
+    stored = candidate((await client.get(f"/v1/plans/{plan['id']}")).json(), "cheap")
+    assert stored["trials"] == candidate(plan, "cheap")["trials"] and "(0 outcomes)" in stored["verdict"]
+
+
 async def test_a_score_counts_as_it_is(make_client) -> None:
     client = await make_client(CHEAP)
     for number in range(40):

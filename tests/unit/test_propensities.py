@@ -148,3 +148,20 @@ def test_without_the_frontier_the_last_is_one_whose_answer_will_be_given():
     sure = candidate("sure", 1.0, 0.9, p_believed=0.95)
     shy = candidate("shy", 0.1, 0.95, kind="specialist", p_believed=0.3, evidence=1e3)
     assert plan(request(), [shy, sure], policy(0.0)).chain == ("shy", "sure")
+
+
+@pytest.mark.parametrize(("evidence", "trials", "explored"), [(0, 0, True), (150, 0, False), (0, 150, False)])
+def test_tried_or_judged_often_enough_a_specialist_need_not_be_explored_for_ever(evidence, trials, explored):
+    known = policy(0.2)
+    poor = candidate("poor", 0.05, 0.1, kind="specialist", evidence=evidence, trials=trials, quality_sd=0.01)
+    made = plan(request(), [FIELD[0], poor], known, chance_for("x", known.learning, 0.0))
+    chances = {one.candidate: one.propensity for one in made.estimates}
+    assert (chances.get("poor", 0.0) > 0.0) == explored
+
+
+def test_only_judged_outcomes_are_called_outcomes():
+    known = policy(0.0)
+    tried = candidate("tried", 0.05, 0.9, kind="specialist", evidence=12, trials=150, quality_sd=0.01)
+    shown = {one["name"]: one for one in of_plan(plan(request(), [FIELD[0], tried], known, None))}
+    assert "(12 outcomes)" in shown["tried"]["verdict"]
+    assert (shown["tried"]["evidence"], shown["tried"]["trials"]) == (12, 150)
