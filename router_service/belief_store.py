@@ -21,6 +21,7 @@ from msgspec import Struct
 from observations.state import make_folder, open_private
 from policies.bandit_state import BanditState
 from policies.confidence_book import read_state
+from policies.reward import SilenceRow
 from registry.errors import ConfigError, StorageError
 
 from .log import get
@@ -39,6 +40,8 @@ class Learned(Struct, frozen=True):
     confidence: dict[str, Any]
     judged: tuple[int, ...] = ()
     """Digests of the calls whose feedback has taught, the latest last."""
+    silence: tuple[SilenceRow, ...] = ()
+    """How much of what it has learned nobody judged."""
 
 
 class _File(Struct, frozen=True):
@@ -47,6 +50,7 @@ class _File(Struct, frozen=True):
     bandit: bytes
     confidence: dict[str, Any]
     judged: tuple[int, ...] = ()
+    silence: tuple[SilenceRow, ...] = ()
 
 
 class BeliefStore:
@@ -69,9 +73,15 @@ class BeliefStore:
 
     def save(self, learned: Learned) -> None:
         """Write this router's file in one step; threads take turns. Raises StorageError."""
-        content = msgspec.msgpack.encode(
-            _File(VERSION, int(time.time() * 1000), learned.bandit.to_bytes(), learned.confidence, learned.judged)
+        file = _File(
+            version=VERSION,
+            saved_at_ms=int(time.time() * 1000),
+            bandit=learned.bandit.to_bytes(),
+            confidence=learned.confidence,
+            judged=learned.judged,
+            silence=learned.silence,
         )
+        content = msgspec.msgpack.encode(file)
         with self._saving:
             self._claim()
             self._write(content)
@@ -172,7 +182,7 @@ def _decoded(content: bytes) -> Learned:
     if file.version != VERSION:
         raise StorageError(f"It has version {file.version}; {VERSION} can be read.")
     read_state(file.confidence)
-    return Learned(BanditState.from_bytes(file.bandit), file.confidence, file.judged)
+    return Learned(BanditState.from_bytes(file.bandit), file.confidence, file.judged, file.silence)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from policies.bandit import REWARD, Bandit, Belief, Context
 from policies.bandit_posterior import PRIOR_INTERCEPT
 from policies.confidence_book import ConfidenceBook, JudgedAnswer
 from policies.plan import Plan
-from policies.reward import Reward, reward_of_confidence, reward_of_feedback
+from policies.reward import Reward, Silence, reward_of_confidence, reward_of_feedback
 from policies.selection import LEAST_LAM, Chance, chance_for
 from policies.terms import PlannerPolicy
 from registry.identifiers import UNKNOWN_CLUSTER
@@ -74,6 +74,7 @@ class Beliefs:
         self.bandit = Bandit(policy.learning, vectors.name, vectors.dimension)
         self.confidence = ConfidenceBook(policy.confidence)
         self.pace = Pace(policy.spend)
+        self._silence = Silence(policy.learning.half_life_h, policy.learning.prior_calls)
         self._decided: OrderedDict[str, _Decided] = OrderedDict()
         self._judged: OrderedDict[int, None] = OrderedDict()
         self._clusters: OrderedDict[str, None] = OrderedDict()
@@ -81,19 +82,22 @@ class Beliefs:
 
     def learned(self) -> Learned:
         """What this process has learned by itself, to be kept."""
-        return Learned(self.bandit.state(now_h()), self.confidence.state(), tuple(self._judged))
+        silence = self._silence.state()
+        return Learned(self.bandit.state(now_h()), self.confidence.state(), tuple(self._judged), silence)
 
     def remember(self, learned: Learned) -> None:
         """Take over what this router had learned before."""
         self.bandit.restore(learned.bandit)
         self.confidence.restore(learned.confidence)
         self._judged = OrderedDict.fromkeys(learned.judged)
+        self._silence.restore(learned.silence)
         self._noticed(learned.bandit.arms)
         self._noticed(learned.confidence["specialists"])
 
     def hear(self, others: Sequence[Learned]) -> None:
         """Believe other routers too; their bandits replace what was heard before."""
         self.bandit.absorb([other.bandit for other in others], now_h())
+        self._silence.absorb([other.silence for other in others])
         for other in others:
             self.confidence.absorb(other.confidence)
 
@@ -107,6 +111,7 @@ class Beliefs:
                 del self._listed[name]
             self.bandit.keep_only(self._listed)
             self.confidence.keep_only(self._listed)
+            self._silence.keep_only(self._listed)
 
     def _noticed(self, candidates: Iterable[str]) -> None:
         """Something is known of them, whether the registry names them or not: they can be forgotten."""
@@ -132,7 +137,14 @@ class Beliefs:
         """Predicted P(right) of each arm's believed answers; the priors as they are when learning is switched off."""
         if not self._policy.learning.enabled:
             return [Belief(PRIOR_INTERCEPT[REWARD] if prior is None else prior, 0.0, 0.0) for prior in priors]
-        return self.bandit.beliefs(arms, context, priors, now_h())
+        at_h = now_h()
+        believed = self.bandit.beliefs(arms, context, priors, at_h)
+        return [self._as_judged(arm, context, one, at_h) for arm, one in zip(arms, believed, strict=True)]
+
+    def _as_judged(self, arm: str, context: Context, belief: Belief, at_h: float) -> Belief:
+        """The belief with only the outcomes that somebody judged for its evidence."""
+        silent = self._silence.silent(arm, context.cluster, at_h)
+        return belief if silent == 0.0 else Belief(belief.mean, belief.sd, max(0.0, belief.evidence - silent))
 
     def output_tokens(self, arms: Sequence[str], context: Context) -> list[float | None]:
         """Expected length of each arm's answer; None where too little was seen."""
@@ -171,7 +183,10 @@ class Beliefs:
             self.bandit.learn_usage(attempt.candidate, decided.context, attempt.completion_tokens, now_h())
         if attempt.outcome == "verified" and attempt.confidence is not None:
             p_right = self.confidence.p_right(attempt.candidate, attempt.confidence)
-            self._learn(attempt.candidate, decided.context, reward_of_confidence(p_right))
+            at_h, said = now_h(), reward_of_confidence(p_right)
+            reward = self._silence.admitted(attempt.candidate, decided.context.cluster, said, at_h)
+            if reward is not None:
+                self.bandit.learn(attempt.candidate, decided.context, reward.value, at_h, reward.weight)
 
     def ended(self, call: CallRecord) -> None:
         """A call ended; one that was refused, or that nobody answered for money, saves nothing for the others."""
@@ -192,13 +207,11 @@ class Beliefs:
             self._judged.popitem(last=False)
         decided = self._decided.get(call.id)
         context = decided.context if decided is not None else self.middle_of(call.cluster)
-        self._learn(call.served_by, context, reward)
+        at_h = now_h()
+        self.bandit.learn(call.served_by, context, reward.value, at_h, reward.weight)
+        self._silence.judged(call.served_by, context.cluster, reward.weight, at_h)
         self._noticed((call.served_by,))
         self._calibrate(call, reward)
-
-    def _learn(self, arm: str, context: Context, reward: Reward | None) -> None:
-        if reward is not None:
-            self.bandit.learn(arm, context, reward.value, now_h(), reward.weight)
 
     def _calibrate(self, call: CallRecord, reward: Reward) -> None:
         """A judged specialist's answer that was believed is a sample for its threshold, from that threshold on."""

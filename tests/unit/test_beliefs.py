@@ -2,12 +2,15 @@
 
 import math
 import random
+import time
 from pathlib import Path
 
 import pytest
 
 from observations.records import AttemptRecord, CallRecord
+from policies.confidence_book import JudgedAnswer
 from policies.learning import ConfidencePolicy, LearningPolicy
+from policies.planner import plan
 from policies.terms import PlannerPolicy
 from registry.errors import ConfigError
 from router_service.belief_store import BeliefStore
@@ -15,6 +18,7 @@ from router_service.beliefs import Beliefs
 from router_service.vectors import TextVectors
 from router_service.wire.chat import FeedbackRequest
 from specialists.embedder import hashing_embedder
+from tests.unit.planning import candidate, request
 
 SPECIALIST = "triage@0123456789ab"
 POLICY = PlannerPolicy(confidence=ConfidencePolicy(min_sample=50), learning=LearningPolicy())
@@ -117,3 +121,54 @@ def test_a_candidate_missing_for_a_moment_is_not_forgotten(monkeypatch):
     clock[0] = 6_000.0
     known.listed(["frontier"])
     assert quality(known).evidence == 0.0
+
+
+def decide(known, number):
+    """A call of the cluster is remembered as decided."""
+    made = plan(request(), [candidate(SPECIALIST, 0.1, 0.9, is_frontier=True)], POLICY)
+    known.decided(f"call_{number}", known.middle_of("triage"), made)
+
+
+def calibrated():
+    """Beliefs in which sure answers are known to be right about as often as they were judged to be."""
+    known, rng = beliefs(), random.Random(5)
+    for number in range(400):
+        answer = JudgedAnswer(
+            id=f"c{number}",
+            at_ms=int(time.time() * 1000),
+            score=-rng.uniform(0.0, 5.0),
+            right=rng.random() < 0.97,
+            judged_from=-5.0,
+        )
+        known.compared(SPECIALIST, answer)
+    assert known.confidence.p_right(SPECIALIST, -0.1) is not None
+    return known
+
+
+def test_any_number_of_unjudged_answers_counts_no_more_than_the_prior():
+    known = calibrated()
+    for number in range(1_000):
+        decide(known, number)
+        known.attempted(f"call_{number}", answered(number, -0.1).attempts[0])
+    assert quality(known).evidence == pytest.approx(0.0, abs=1e-6), "nobody has judged anything"
+    before = quality(known).mean
+    for number in range(2_000, 2_060):
+        known.judged(answered(number, -0.1), say(False))
+    assert before > 0.9
+    assert quality(known).mean < 0.5, "60 judgements against the prior's 20 and silence's 20"
+    assert quality(known).evidence == pytest.approx(60, abs=0.1)
+
+
+def test_what_silence_taught_is_remembered_over_a_restart(tmp_path):
+    known = calibrated()
+    for number in range(400):
+        decide(known, number)
+        known.attempted(f"call_{number}", answered(number, -0.1).attempts[0])
+    store = BeliefStore(tmp_path, "r")
+    store.save(known.learned())
+    again = beliefs()
+    again.remember(store.own())
+    assert quality(again).evidence == pytest.approx(0.0, abs=1e-3)
+    heard = beliefs()
+    heard.hear([known.learned()])
+    assert quality(heard).evidence == pytest.approx(0.0, abs=1e-3)
