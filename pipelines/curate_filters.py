@@ -24,6 +24,7 @@ from specialists.templates import parse_tool_calls
 REASONS: Final[Mapping[str, str]] = {
     "not_kept": "its text was not kept: the tenant's content mode is hash or none",
     "withheld": "its text was withheld when it was recorded: redaction could not clear it",
+    "unreadable": "its record is not in a form that is known here",
     "refused": "the answer is a refusal, or a content filter stopped it",
     "over_cost": "it cost more than the ceiling",
     "several_turns": "it is more than one user message, and a specialist's template holds only that",
@@ -96,6 +97,12 @@ class CallFilter:
 
     def judge(self, call: RecordedCall, fixed: FixedPart) -> Curated | str:
         """Return the call with its believed answer, or the reason's key in `REASONS`."""
+        try:
+            return self._judged(call, fixed)
+        except msgspec.DecodeError:  # one odd record must not end the run
+            return "unreadable"
+
+    def _judged(self, call: RecordedCall, fixed: FixedPart) -> Curated | str:
         if call.messages is None:
             return "withheld" if call.withheld else "not_kept"
         if call.withheld:

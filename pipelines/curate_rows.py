@@ -86,6 +86,7 @@ class RecordedRange(Struct, frozen=True):
     fingerprint: str
 
 
+# As the view slm_feedback_latest, of the window's calls alone: the view would group all feedback for each window.
 _CALLS: Final = """
     SELECT call.id, call.at_ms, call.tenant, call.end_user, call.signature, call.prompt_hash, call.cluster,
            call.cluster_source, call.content_mode, call.messages, call.answer_text, call.answer_tool_calls,
@@ -93,7 +94,12 @@ _CALLS: Final = """
            call.prompt_tokens, call.completion_tokens, call.cost_usd, call.frontier_cost_usd, call.latency_ms,
            said.outcome, said.score, said.correction
     FROM slm_observation_raw AS call
-    LEFT JOIN slm_feedback_latest AS said ON said.call_id = call.id AND said.tenant = call.tenant
+    LEFT JOIN (
+        SELECT call_id, tenant, arg_max(outcome, at_ms) AS outcome, arg_max(score, at_ms) AS score,
+               arg_max(correction, at_ms) AS correction
+        FROM slm_feedback WHERE call_id IN (SELECT call.id FROM slm_observation_raw AS call WHERE {scope})
+        GROUP BY call_id, tenant
+    ) AS said ON said.call_id = call.id AND said.tenant = call.tenant
     WHERE {scope} ORDER BY call.at_ms, call.id
 """
 _STARTS: Final = """
@@ -140,7 +146,7 @@ class RecordReader:
         where, values = _where(self._scope)
         where += " AND call.at_ms >= ? AND call.at_ms < ?"
         with self._store() as store:
-            rows = store.execute(_CALLS.format(scope=where), [*values, from_ms, to_ms]).fetchall()
+            rows = store.execute(_CALLS.format(scope=where), [*values, from_ms, to_ms] * 2).fetchall()
             self._learn(store, {(row[2], row[4]) for row in rows})
         for row in rows:
             call = RecordedCall(*row)

@@ -114,6 +114,8 @@ def test_a_verified_answer_of_the_frontier_is_kept_with_its_fixed_part(tmp_path)
 LEFT_OUT = (
     ({"messages": None, "content_mode": "hash"}, "not_kept"),
     ({"messages": None, "withheld": "redaction_failed"}, "withheld"),
+    ({"messages": [{"role": 7}]}, "unreadable"),
+    ({"signature": "tools", "answer_tool_calls": [{"named": "send"}]}, "unreadable"),
     ({"finish_reason": "content_filter"}, "refused"),
     ({"answer_text": "I'm sorry, but I can't help with that."}, "refused"),
     ({"cost_usd": 1.01}, "over_cost"),
@@ -164,6 +166,19 @@ def test_feedback_outranks_the_verifier(tmp_path):
         assert (fate if isinstance(fate, str) else fate.answer_source) == becomes, (outcome, word)
         if becomes == "correction":
             assert fate.answer_text == "right"
+
+
+def test_the_latest_word_counts_and_what_it_leaves_open_stays_said(tmp_path):
+    early, late = START_MS + 1, START_MS + 2
+    words = [
+        FeedbackRecord(id="a", call_id="call-0001", at_ms=late, outcome="success"),
+        FeedbackRecord(id="b", call_id="call-0001", at_ms=early, outcome="failure"),
+        FeedbackRecord(id="c", call_id="call-0002", at_ms=early, correction="right"),
+        FeedbackRecord(id="d", call_id="call-0002", at_ms=late, outcome="failure"),
+    ]
+    found = fates(tmp_path, call(1), call(2), *words)
+    assert found["call-0001"].answer_source == "feedback"
+    assert found["call-0002"].answer_text == "right"
 
 
 def test_another_tenants_feedback_says_nothing(tmp_path):
