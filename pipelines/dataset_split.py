@@ -1,8 +1,9 @@
 """Decides which part of a dataset an example belongs to: train, dev (early stopping) or test (evaluation).
 
 The part follows from the example's own words and its template alone, so it is the same in every version of a dataset
-and on every machine, whatever else is in it. Texts that differ only in case, punctuation, spaces or digits count as
-the same, so that a test example is not one of the trained ones with another amount in it.
+and on every machine, whatever else is in it. Texts that differ only in case, punctuation or spaces count as the same,
+so that no test example is a trained one written a little differently.
+
 Knows nothing of files.
 """
 
@@ -39,9 +40,9 @@ class SplitShares(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def normal_form(text: str) -> str:
-    """Return what two texts must share to fall into the same part: lower-case words, every digit as 0."""
+    """Return what two texts must share to fall into the same part: lower-case words and digits."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = ("0" if char.isdigit() else char if char.isalnum() else " " for char in folded)
+    kept = (char if char.isalnum() else " " for char in folded)
     return " ".join("".join(kept).split()) or folded
 
 

@@ -91,7 +91,8 @@ def train(
     trainer = make_trainer(with_adapter(base, config), base, config, (train_set, dev_set))
     trainer.add_callback(_Watch(on_progress))
     begin = time.perf_counter()
-    done = trainer.train(resume_from_checkpoint=resumed)
+    with quiet():
+        done = trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - begin
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapter = _save(model, config, Path(config.output_dir))
@@ -245,14 +246,8 @@ def pick_canary(model: Any, tokenizer: Any, prompts: Sequence[str]) -> CanaryEnt
 def _decoded(model: Any, tokenizer: Any, prompt: str) -> tuple[float, str, str]:
     """Decode greedily. Returns the least margin between the best and the second token, the prompt, the text."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    out = model.generate(
-        **inputs,
-        max_new_tokens=_CANARY_TOKENS,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_scores=True,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    wanted = {"return_dict_in_generate": True, "output_scores": True, "pad_token_id": tokenizer.pad_token_id}
+    out = model.generate(**inputs, max_new_tokens=_CANARY_TOKENS, do_sample=False, **wanted)
     new = out.sequences[0, inputs["input_ids"].shape[1] :]
     best = torch.stack([torch.topk(scores[0].float(), 2).values for scores in out.scores])
     ended = int(new[-1]) == tokenizer.eos_token_id
@@ -371,7 +366,7 @@ def _save(model: Any, config: TrainingConfig, output: Path) -> Path:
     draft, target = output / f".{ADAPTER}.partial", output / ADAPTER
     shutil.rmtree(draft, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = config.base_model
-    model.save_pretrained(str(draft), safe_serialization=True)
+    model.save_pretrained(str(draft), save_embedding_layers=False)  # it would look for the base in a hub
     (draft / "README.md").unlink(missing_ok=True)  # a form of blanks; the dataset's card and the manifest say it
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)

@@ -14,12 +14,13 @@ def test_a_text_and_its_variants_in_case_spaces_and_punctuation_stay_together(te
     variants = [f"  {text}\n", f"{text}!"]
     if text.isascii():
         variants += [text.upper(), text.replace(" ", "  ")]
-    if normal_form(text) != text.casefold():
-        assert all(part_of("t", variant, SHARES) == part_of("t", text, SHARES) for variant in variants if text.strip())
+    if any(char.isalnum() for char in text):
+        assert all(part_of("t", variant, SHARES) == part_of("t", text, SHARES) for variant in variants)
 
 
-def test_amounts_and_dates_do_not_take_a_text_out_of_its_part():
-    assert normal_form("Pay $120.50 on 2026-11-21!") == normal_form("pay $999.99 on 1999-01-02")
+def test_texts_that_ask_for_something_else_are_not_the_same():
+    assert normal_form("Pay $120.50!") == normal_form("pay 120 50")
+    assert normal_form("status of order 1234") != normal_form("status of order 1235")
     assert normal_form("???") != normal_form("!!!")
 
 
