@@ -27,7 +27,7 @@ def promote(specialist: str | None, state: Path | None, policy: Path | None, dry
     Looking often makes no wrong promotion likelier. Moves whose mode is `ask` are told, and wait for
     `journeyman registry promote`.
     """
-    looks = look_at_all(StatePaths(state or DEFAULT_ROOT), _read(policy), move=not dry_run, only=specialist)
+    looks = look_at_all(StatePaths(state or DEFAULT_ROOT), read_policy(policy), move=not dry_run, only=specialist)
     if as_json:
         click.echo(msgspec.json.encode([look.as_json() for look in looks]))
         return
@@ -38,7 +38,8 @@ def promote(specialist: str | None, state: Path | None, policy: Path | None, dry
         _show(console, look)
 
 
-def _read(path: Path | None) -> PromotionPolicy:
+def read_policy(path: Path | None) -> PromotionPolicy:
+    """Read a promotion.yaml; the built-in policy for None. Raises BadInputError, ConfigError with all findings."""
     if path is None:
         return PromotionPolicy()
     try:
