@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from msgspec import structs
 
 from observations.spending import Spending
 from policies.access import RateLimiter, Tenant, budget_limits
@@ -22,6 +25,7 @@ class Limits:
         self._metrics = metrics
         self._in_flight = 0
         self._rates = RateLimiter()
+        self._feedback_rates = RateLimiter()
         self._ledger = Ledger()
         self._known: set[str] = set()
 
@@ -39,6 +43,15 @@ class Limits:
     def rate(self, job: Job) -> None:
         """Take one request and the most tokens it can use from its tenant's rates. Raises RateLimitedError."""
         self._rates.admit((job.caller.tenant,), _most_tokens(job), job.started_s)
+
+    def rate_feedback(self, tenant: Tenant) -> None:
+        """Take one word on an answer from its tenant's rate of requests, which calls have too. Raises RateLimitedError.
+
+        Each has its own: one word on every call is what is wished for, and takes no call's place.
+        """
+        if tenant.requests_per_minute is not None:
+            without_tokens = structs.replace(tenant, tokens_per_minute=None)
+            self._feedback_rates.admit((without_tokens,), 0.0, time.monotonic())
 
     def reserve(self, tenant: Tenant, amount_usd: float, now_ms: int) -> Reservation:
         """Set the most that a call can cost aside. Raises BudgetExceededError."""

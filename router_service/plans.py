@@ -1,23 +1,72 @@
 """The plans of recent calls, for `/v1/plans/{id}`: from memory when recent, else from spool and store.
 
-A plan is shown to its own tenant, and to operators.
+What looking in spool and store may cost is bounded, since anybody may ask for ids that never were. A plan is shown to
+its own tenant, and to operators.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from typing import Any
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
 from observations.records import CallRecord
 from observations.state import StatePaths
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, RateLimitedError
 from registry.identifiers import call_id_of
 
 from .auth import Caller
 from .candidate_view import of_record
+
+LOOKED_FOR_AT_ONCE: Final = 2
+WAITING_PER_TENANT: Final = 32
+MISSING_S: Final = 5.0
+"""How long an id that was not found is not looked for again: another router's call may be loaded by then."""
+_MISSING_KEPT: Final = 10_000
+
+Look = Callable[[str], CallRecord | None]
+
+
+class Lookups:
+    """Looks for stored calls in threads: few at once, few for each tenant, and for none again that was just missing."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(LOOKED_FOR_AT_ONCE)
+        self._of_tenant: Counter[str] = Counter()
+        self._missing: OrderedDict[str, float] = OrderedDict()
+
+    async def find(self, call_id: str, tenant: str, look: Look) -> CallRecord | None:
+        """Return what `look` finds. Raises RateLimitedError while the tenant waits for enough others."""
+        if self._is_missing(call_id):
+            return None
+        if self._of_tenant[tenant] >= WAITING_PER_TENANT:
+            raise RateLimitedError(f"{WAITING_PER_TENANT} older calls are being looked for already; try again shortly.")
+        self._of_tenant[tenant] += 1
+        try:
+            async with self._places:
+                # Somebody before may have looked for it in vain.
+                return None if self._is_missing(call_id) else await self._looked(call_id, look)
+        finally:
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
+
+    async def _looked(self, call_id: str, look: Look) -> CallRecord | None:
+        found = await asyncio.to_thread(look, call_id)
+        if found is None:
+            self._missing[call_id] = time.monotonic()
+            self._missing.move_to_end(call_id)
+            if len(self._missing) > _MISSING_KEPT:
+                self._missing.popitem(last=False)
+        return found
+
+    def _is_missing(self, call_id: str) -> bool:
+        at_s = self._missing.get(call_id)
+        return at_s is not None and time.monotonic() - at_s < MISSING_S
 
 
 class PlanBook:
@@ -27,6 +76,7 @@ class PlanBook:
         self._paths = paths
         self._kept = kept
         self._recent: OrderedDict[str, CallRecord] = OrderedDict()
+        self._lookups = Lookups()
 
     def keep(self, record: CallRecord) -> None:
         """Remember a call, as redacted as its record is."""
@@ -35,9 +85,12 @@ class PlanBook:
             self._recent.popitem(last=False)
 
     async def find(self, any_id: str, caller: Caller) -> CallRecord:
-        """Return the call of a plan id or call id. Raises NotFoundError, also for another tenant's."""
+        """Return the call of a plan id or call id.
+
+        Raises NotFoundError, also for another tenant's; RateLimitedError while too many older calls are looked for.
+        """
         call_id = call_id_of(any_id)
-        record = self._recent.get(call_id) or await asyncio.to_thread(self._stored, call_id)
+        record = self._recent.get(call_id) or await self._lookups.find(call_id, caller.tenant.name, self._stored)
         if record is None or not (caller.is_operator or record.tenant == caller.tenant.name):
             raise NotFoundError(f"No plan or call with the id `{any_id}`.", param="id")
         return record

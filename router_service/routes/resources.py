@@ -46,6 +46,7 @@ async def show_plan(request: Request[Any, Any, Any], services: Gateway, any_id: 
 async def take_feedback(request: Request[Any, Any, Any], services: Gateway) -> Response[dict[str, Any]]:
     """What somebody learned about a call later."""
     caller = services.auth.identify(request.scope["headers"])
+    services.limits.rate_feedback(caller.tenant)
     feedback = decode_feedback(await read_body(request.scope, request.receive, services.intake))
     call = await services.book.find(feedback.id, caller)
     record = services.recorder.feedback(feedback, call, services.content_mode(call.tenant))
