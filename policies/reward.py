@@ -1,7 +1,7 @@
 """What an outcome says about how right an answer was: a value from 0 to 1 and how surely it is known.
 
-`Silence` bounds what answers may teach that nobody judged. Cost and latency are no part of it: the planner weighs them by
-themselves, against the quality that is promised.
+`Silence` bounds what answers may teach that nobody judged. Cost and latency are no part of it: the planner weighs them
+by themselves, against the quality that is promised.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def test_one_text_of_three_callers_is_known_to_three(texts):
 
 
 def test_too_few_callers_are_refused_and_none_told_apart_count_by_texts(texts):
-    with pytest.raises(BadInputError, match="2 callers.*at least 3"):
+    with pytest.raises(BadInputError, match=r"2 callers.*at least 3"):
         fit_embedder(texts, 8, callers=[f"caller-{n % 2}" for n in range(len(texts))])
     assert fit_embedder(texts, 8, callers=[""] * len(texts)).name == fit_embedder(texts, 8).name
     assert fit_embedder(texts, 8).facts["counted_by"] == "text"

