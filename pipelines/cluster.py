@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from msgspec import Struct, field
@@ -43,8 +43,8 @@ class ClusterOptions(Struct, frozen=True):
     """The same as a share of the sample; the greater of the two holds."""
     min_samples: int = 5
     """Neighbours that make a place dense (HDBSCAN's `min_samples`)."""
-    least_distance: float = 0.4
-    """Clusters nearer than this are one (HDBSCAN's `cluster_selection_epsilon`)."""
+    least_distance: float = 0.5
+    """Clusters nearer than this are one."""
     settled_share: float = 0.8
     """A unit of which so large a part, of what is not noise, lies in one cluster belongs to it whole."""
     features: FeatureOptions = field(default_factory=FeatureOptions)
@@ -97,15 +97,15 @@ def find_clusters(source: Source, options: ClusterOptions | None = None, progres
     try:
         model = FeatureModel.fit(sample, options.features)
         progress("cluster: features are fitted")
-        clusterer = _fitted(model.vectors(sample), options)
+        dense = Dense(model.vectors(sample), options)
     except ImportError as error:
         raise EnvironmentFaultError(
             f"Clustering needs hdbscan and scikit-learn ({error}): pip install 'journeyman[pipelines]'."
         ) from None
-    labels = np.asarray(clusterer.labels_, dtype=np.int32)
+    labels = dense.labels
     places = Places.of(_units(sample, labels), _looks(sample, labels), options)
     progress(f"cluster: {places.clusters} tasks in the sample")
-    return _assigned(source, len(agents), Fitted(model, clusterer, places, len(sample)), progress)
+    return _assigned(source, len(agents), Fitted(model, dense, places, len(sample)), progress)
 
 
 class Places:
@@ -172,7 +172,7 @@ class Fitted(Struct, frozen=True):
     """What the sample taught."""
 
     model: FeatureModel
-    clusterer: Any
+    dense: Dense
     places: Places
     sample: int
 
@@ -198,40 +198,74 @@ def _of_batch(batch: Sequence[CuratedCall], fitted: Fitted) -> tuple[NDArray[np.
     strengths = (numbers != NOISE_NUMBER).astype(np.float32)
     open_ones = np.flatnonzero(numbers == NOISE_NUMBER)
     if len(open_ones) and places.merged:
-        vectors = fitted.model.vectors([batch[at] for at in open_ones.tolist()]).astype(np.float64)
-        found, strength = _predicted(fitted.clusterer, vectors)
+        found, strength = fitted.dense.predict(fitted.model.vectors([batch[at] for at in open_ones.tolist()]))
         numbers[open_ones] = [places.merged.get(int(number), NOISE_NUMBER) for number in found]
         strengths[open_ones] = strength
     return numbers, strengths
 
 
-def _predicted(clusterer: Any, vectors: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Predict, and mend what `approximate_predict` gets wrong: it knows nothing of `cluster_selection_epsilon`.
+class Dense:
+    """HDBSCAN's clusters of the sample, those nearer than `least_distance` joined, and where another call belongs.
 
-    It calls noise what falls into a cluster that was merged into a greater one. Such a call belongs where the nearest
-    call of the sample does, if that is near enough for the two to have been one cluster.
+    The joining is done here: hdbscan's own (`cluster_selection_epsilon`) is unknown to its `approximate_predict`, which
+    then gives wrong numbers.
     """
-    import hdbscan  # noqa: PLC0415
 
-    found, strength, nearest = hdbscan.approximate_predict(clusterer, vectors, return_connecting_points=True)
-    nearest = np.asarray(nearest, dtype=np.int64)
-    between = np.linalg.norm(clusterer.prediction_data_.raw_data[nearest] - vectors, axis=1)
-    lost = (found == NOISE_NUMBER) & (between <= clusterer.cluster_selection_epsilon)
-    found = np.where(lost, clusterer.labels_[nearest], found)
-    return found, np.where(lost, clusterer.probabilities_[nearest], strength)
+    def __init__(self, vectors: NDArray[np.float32], options: ClusterOptions) -> None:
+        import hdbscan  # noqa: PLC0415
+
+        least = max(options.min_cluster_calls, int(options.min_cluster_share * len(vectors)))
+        self._distance = options.least_distance
+        self._clusterer = hdbscan.HDBSCAN(
+            min_cluster_size=least, min_samples=options.min_samples, core_dist_n_jobs=1, prediction_data=True
+        ).fit(vectors.astype(np.float64))
+        fine = np.asarray(self._clusterer.labels_, dtype=np.int64)
+        cut = self._clusterer.single_linkage_tree_.get_clusters(self._distance, min_cluster_size=1)
+        near = np.asarray(cut, dtype=np.int64)
+        self._joined = _joined(fine, near)
+        self.labels = _filled(self._of_fine(fine), near)
+        """Cluster of each call of the sample, -1 for noise."""
+
+    def predict(self, vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return cluster and strength of other calls. One that is noise by itself goes with its nearest neighbour."""
+        import hdbscan  # noqa: PLC0415
+
+        places = vectors.astype(np.float64)
+        fine, strength, nearest = hdbscan.approximate_predict(self._clusterer, places, return_connecting_points=True)
+        nearest = np.asarray(nearest, dtype=np.int64)
+        found = self._of_fine(np.asarray(fine, dtype=np.int64))
+        between = np.linalg.norm(self._clusterer.prediction_data_.raw_data[nearest] - places, axis=1)
+        lost = (found == NOISE_NUMBER) & (between <= self._distance)
+        strengths = np.where(lost, np.maximum(0.0, 1.0 - between / max(self._distance, 1e-9)), strength)
+        return np.where(lost, self.labels[nearest], found), strengths.astype(np.float32)
+
+    def _of_fine(self, fine: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([self._joined.get(int(number), NOISE_NUMBER) for number in fine], dtype=np.int64)
 
 
-def _fitted(vectors: NDArray[np.float32], options: ClusterOptions) -> Any:
-    import hdbscan  # noqa: PLC0415
+def _joined(fine: NDArray[np.int64], near: NDArray[np.int64]) -> dict[int, int]:
+    """Return of each fine cluster the one it is joined to: all whose greater part lies in one component are one."""
+    owners: dict[int, int] = {}
+    joined: dict[int, int] = {}
+    for number in range(int(fine.max(initial=NOISE_NUMBER)) + 1):
+        components, counts = np.unique(near[fine == number], return_counts=True)
+        at = int(np.argmax(counts))
+        whole = 2 * int(counts[at]) > int(counts.sum())
+        joined[number] = owners.setdefault(int(components[at]), number) if whole else number
+    return joined
 
-    least = max(options.min_cluster_calls, int(options.min_cluster_share * len(vectors)))
-    return hdbscan.HDBSCAN(
-        min_cluster_size=least,
-        min_samples=options.min_samples,
-        cluster_selection_epsilon=options.least_distance,
-        core_dist_n_jobs=1,
-        prediction_data=True,
-    ).fit(vectors.astype(np.float64))
+
+def _filled(labels: NDArray[np.int64], near: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the labels, noise taken for what the rest of its component is."""
+    filled = labels.copy()
+    known = labels != NOISE_NUMBER
+    owners: dict[int, Counter[int]] = defaultdict(Counter)
+    for component, label in zip(near[known].tolist(), labels[known].tolist(), strict=True):
+        owners[component][label] += 1
+    for at in np.flatnonzero(~known).tolist():
+        if found := owners.get(int(near[at])):
+            filled[at] = found.most_common(1)[0][0]
+    return filled
 
 
 def choose_sample(agents: Sequence[tuple[int, int]], size: int) -> NDArray[np.bool_]:
@@ -279,7 +313,7 @@ def _unit_name(call: CuratedCall) -> str:
     return f"{agent} {kind_of(call)}" if agent != _NO_AGENT else _NO_AGENT
 
 
-def _units(sample: Sequence[CuratedCall], labels: NDArray[np.int32]) -> list[Unit]:
+def _units(sample: Sequence[CuratedCall], labels: NDArray[np.int64]) -> list[Unit]:
     shares: dict[str, Counter[int]] = defaultdict(Counter)
     for call, label in zip(sample, labels, strict=True):
         if name := _unit_name(call):
@@ -287,7 +321,7 @@ def _units(sample: Sequence[CuratedCall], labels: NDArray[np.int32]) -> list[Uni
     return [Unit(name, found.total(), found) for name, found in shares.items()]
 
 
-def _looks(sample: Sequence[CuratedCall], labels: NDArray[np.int32]) -> dict[int, Look]:
+def _looks(sample: Sequence[CuratedCall], labels: NDArray[np.int64]) -> dict[int, Look]:
     found: dict[int, Counter[str]] = defaultdict(Counter)
     for call, label in zip(sample, labels, strict=True):
         found[int(label)].update(answer_keys(call) if kind_of(call) == "json" else ())

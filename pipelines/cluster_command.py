@@ -53,9 +53,9 @@ def cluster(state: Path | None, run_id: str | None, as_json: bool, **given: Any)
 
 def _show_clusters(file: ClusterFile) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("task", "calls", "a day", "cost USD", "verified", "drift", "what it is")
+    table = Table("task", "calls", "a day", "cost USD", "verified", "drift", Column("what it is", no_wrap=True))
     for card in file.clusters:
         drift = "new" if card.drift is None else f"{card.drift:.2f}{' !' if card.drift_alert else ''}"
         table.add_row(
@@ -85,15 +85,16 @@ def propose(state: Path | None, run_id: str | None, registry: Path, policy: Path
     """
     import policies  # noqa: PLC0415
     from observations.state import DEFAULT_ROOT, StatePaths  # noqa: PLC0415
-    from pipelines.propose import PROPOSALS, load_proposal_policy, read_proposals, run_propose, with_made  # noqa: PLC0415
+    from pipelines.propose import PROPOSALS, load_proposal_policy, read_proposals, run_propose  # noqa: PLC0415
     from pipelines.run import Run, newest_run  # noqa: PLC0415
     from registry.loading import load_catalog  # noqa: PLC0415
+    from registry.managed import MadeSpecialists  # noqa: PLC0415
 
     if policy is not None and not policy.is_file():
         raise BadInputError(f"There is no policy file {policy}.", param="policy")
     thresholds = load_proposal_policy(policy or Path(str(policies.__file__)).parent / "proposals.yaml")
     paths = StatePaths(state or DEFAULT_ROOT)
-    catalog = with_made(load_catalog(registry).catalog, paths.root)
+    catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog
     root = paths.root / "runs"
     with Run.open(root, run_id or newest_run(root, "cluster")) as run:
         path = run_propose(run, catalog, thresholds).folder / PROPOSALS
@@ -105,9 +106,11 @@ def propose(state: Path | None, run_id: str | None, registry: Path, policy: Path
 
 def _show_proposals(file: ProposalFile) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("task", "proposed", "base", "calls a day", "USD a month", "saved", "why", "what it is")
+    table = Table(
+        "task", "proposed", "base", "calls a day", "USD a month", "saved", "why", Column("what it is", no_wrap=True)
+    )
     for task in file.tasks:
         verdict, saving = task.verdict, task.verdict.saving
         table.add_row(

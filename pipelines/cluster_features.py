@@ -1,9 +1,10 @@
-"""What a call looks like to the clustering: four blocks of numbers, each of length 1 at most, times its weight.
+"""What a call looks like to the clustering: five blocks of numbers, each of length 1 at most, times its weight.
 
 1. The fixed part: TF-IDF of the system prompt's words, its leading verbs, tool names, JSON keys and allowed values.
-2. The answer's form: text, JSON or tool calls; JSON keys; tool names, their verbs and arguments.
-3. The answer's values: a short value that recurs (a label) stands where the texts that get it stand.
-4. The user's text, by a fitted embedding.
+2. The answer's kind: text, JSON or tool calls.
+3. Its form: JSON keys; tool names, their verbs and arguments.
+4. Its values: a short value that recurs (a label) stands where the texts that get it stand.
+5. The user's text, by a fitted embedding.
 
 Source of the features: SLM agents, arXiv:2506.02153, S3. It knows nothing of clusters, ids or files. scikit-learn and
 scipy are needed for a fit alone.
@@ -32,6 +33,7 @@ from specialists.words import words_of
 Matrix = NDArray[np.float32]
 Kind = Literal["tool_call", "json", "text"]
 
+KINDS: Final[tuple[Kind, ...]] = ("tool_call", "json", "text")
 MAX_DEPTH: Final = 3
 MAX_ITEMS: Final = 64
 """Of a JSON object or list: what lies deeper or further is not looked at."""
@@ -44,7 +46,9 @@ _MIN_DOCUMENTS: Final = 2
 class FeatureOptions(Struct, frozen=True):
     """Weights and sizes of the blocks. A distance of 1 parts two calls that share nothing in a block of weight 0.7."""
 
-    fixed_weight: float = 1.0
+    fixed_weight: float = 0.8
+    kind_weight: float = 0.45
+    """Of whether an answer is text, JSON or tool calls: a specialist gives one kind."""
     form_weight: float = 0.8
     value_weight: float = 0.7
     text_weight: float = 0.35
@@ -295,6 +299,7 @@ class FeatureModel:
         return np.hstack(
             (
                 options.fixed_weight * fixed,
+                options.kind_weight * _kind_block(calls),
                 options.form_weight * known * self._form.vectors([form_tokens(call) for call in calls]),
                 options.value_weight * known * values,
                 options.text_weight * known * labelled * texts,
@@ -332,6 +337,10 @@ def _groups(places: Matrix, cut: float) -> NDArray[np.int64]:
     return np.asarray(fcluster(linkage(places, "average"), cut, "distance"), dtype=np.int64)
 
 
+def _kind_block(calls: Sequence[CuratedCall]) -> Matrix:
+    return np.array([[kind_of(call) == kind for kind in KINDS] for call in calls], dtype=np.float32)
+
+
 def _labels(found: Mapping[str, Sequence[int]], calls: int) -> Iterable[str]:
     """Yield the values that are labels: they recur, and the values of their key are few against its calls."""
     least = max(3, calls // 5_000)
@@ -357,7 +366,7 @@ def _embedder_of(sample: Sequence[CuratedCall], dimension: int) -> Embedder:
 def _leading_axes(matrix: Any, dimension: int) -> Matrix:
     from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415
 
-    size = max(1, min(dimension, min(matrix.shape) - 1))
+    size = min(dimension, *matrix.shape)
     fitted = TruncatedSVD(size, random_state=_SEED, n_iter=4).fit(matrix)
     return np.ascontiguousarray(fitted.components_.T, dtype=np.float32)
 

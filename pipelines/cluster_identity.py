@@ -13,6 +13,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from msgspec import Struct
@@ -81,7 +82,9 @@ class Identities(Struct, frozen=True):
 def identify(found: Sequence[Sketch], known: Sequence[Known], calls: Calls, alert_above: float = 0.3) -> Identities:
     """Give each found cluster its id; no two get the same one. `calls` holds all calls of both runs, noise too."""
     both = np.intersect1d(calls.before, calls.now)
-    matches = _matches(found, known)
+    now = [_seen_by_both(sketch, both) for sketch in found]
+    before = [_seen_by_both(one.sketch, both) for one in known]
+    matches = _matches(now, before)
     ids: list[str] = [""] * len(found)
     order = sorted(range(len(found)), key=lambda at: (-len(found[at].members), content_id(found[at])))
     taken: set[str] = set()
@@ -94,10 +97,7 @@ def identify(found: Sequence[Sketch], known: Sequence[Known], calls: Calls, aler
             old = known[matches[at]].id if at in matches else ""
             ids[at] = old if old and old not in taken else _free_id(found[at], taken)
             taken.add(ids[at])
-    drifts = tuple(
-        _drift(ids[at], _seen_by_both(found[at], both), _seen_by_both(known[matches[at]].sketch, both), alert_above)
-        for at in sorted(matches)
-    )
+    drifts = tuple(_drift(ids[at], now[at], before[matches[at]], alert_above) for at in sorted(matches))
     old_ids = {one.id for one in known}
     return Identities(
         ids=tuple(ids),
@@ -131,13 +131,13 @@ def _free_id(sketch: Sketch, taken: set[str]) -> str:
     return name
 
 
-def _matches(found: Sequence[Sketch], known: Sequence[Known]) -> dict[int, int]:
+def _matches(found: Sequence[Sketch], known: Sequence[Sketch]) -> dict[int, int]:
     """Return which known cluster each found one is: at most one each, with the most likeness in all."""
     if not found or not known:
         return {}
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
 
-    likeness = np.array([[_likeness(new, old.sketch) for old in known] for new in found])
+    likeness = np.array([[_likeness(new, old) for old in known] for new in found])
     rows, columns = linear_sum_assignment(likeness, maximize=True)
     return {
         int(row): int(column)
@@ -175,7 +175,8 @@ def _drift(name: str, new: Sketch, old: Sketch, alert_above: float) -> Drift:
         basis, likeness = "signatures", _jaccard(new.signatures, old.signatures)
     else:
         likeness = _jaccard(new.terms, old.terms)
-    return Drift(name, round(1.0 - likeness, 4), basis, 1.0 - likeness > alert_above)
+    drift = round(1.0 - likeness, 4)
+    return Drift(name, drift, basis, drift > alert_above)
 
 
 def pack_members(members: Mapping[str, NDArray[np.uint64]]) -> bytes:
@@ -197,5 +198,5 @@ def read_members(path: Path) -> dict[str, NDArray[np.uint64]]:
         with np.load(path, allow_pickle=False) as packed:
             ends = np.cumsum(packed["counts"])[:-1]
             return dict(zip(packed["ids"].tolist(), np.split(packed["members"], ends), strict=True))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return {}

@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from pipelines.cluster_cards import ClusterCard
 from pipelines.cluster_step import CLUSTERS, STEP, read_cluster_file
@@ -20,7 +19,6 @@ from policies.proposals import Proposal, ProposalPolicy, TaskFacts, propose, ran
 from registry.catalog import Catalog
 from registry.errors import BadInputError
 from registry.identifiers import digest_of
-from registry.managed import MadeSpecialists
 from registry.strict_yaml import load_strict
 
 PROPOSALS: Final = "proposals.json"
@@ -79,14 +77,6 @@ def run_propose(run: Run, catalog: Catalog, policy: ProposalPolicy) -> Step:
     run.progress(f"propose: {len(made.proposed)} of {len(made.tasks)} tasks deserve a specialist")
     step.finish([path], {"tasks": len(made.tasks), "proposed": [one.verdict.task for one in made.proposed]})
     return step
-
-
-def with_made(catalog: Catalog, state_root: Path) -> Catalog:
-    """Return the catalog with the specialists that were made and registered: their tasks have one already."""
-    made = MadeSpecialists(state_root).look().entries
-    known = {one.id for one in made}
-    listed = (one for one in catalog.file.specialists if one.id not in known)
-    return Catalog.of(replace(catalog.file, specialists=(*listed, *made)))
 
 
 def judged(cards: Sequence[ClusterCard], catalog: Catalog, policy: ProposalPolicy) -> list[ProposedTask]:
