@@ -42,6 +42,8 @@ TABLE: Final = "evaluation.md"
 _ADAPTER: Final = "candidate"
 _TIMED: Final = 30
 """Examples that are asked one after the other, for their latency."""
+_TIMED_ON_BASE: Final = 5
+_SLACK_TOKENS: Final = 16
 _AT_ONCE: Final = 16
 
 
@@ -61,7 +63,8 @@ class Question(Struct, frozen=True, kw_only=True):
     """Chance that the bound does not hold."""
     base_examples: int = 30
     """Examples on which the base model is asked too; 0 leaves it out."""
-    max_tokens: int = 256
+    max_tokens: int = 512
+    """Of an answer; at most what the longest right answer can take, so that an endless one is not waited for."""
     canary: CanaryEntry | None = None
     threads: int | None = None
 
@@ -136,6 +139,7 @@ async def _ask_all(
     engine: Engine, question: Question, on_progress: Callable[[int, int], None]
 ) -> tuple[list[Answered], list[Answered], bool | None]:
     engine.start()
+    question = msgspec.structs.replace(question, max_tokens=_most_tokens(question))
     canary_holds = None
     if question.canary is not None:  # first: it warms the engine up as well
         shorter = msgspec.structs.replace(question, max_tokens=question.canary.max_tokens)
@@ -150,17 +154,22 @@ async def _ask_all(
         done += 1
         on_progress(done, total)
 
-    specialist = await _ask_each(engine, _ADAPTER, prompts, question, count)
-    base = await _ask_each(engine, engine.served.base, base_prompts, question, count)
+    specialist = await _ask_each(engine, (_ADAPTER, _TIMED), prompts, question, count)
+    base = await _ask_each(engine, (engine.served.base, _TIMED_ON_BASE), base_prompts, question, count)
     return specialist, base, canary_holds
 
 
 async def _ask_each(
-    engine: Engine, model: str, prompts: Sequence[str], question: Question, count: Callable[[], None]
+    engine: Engine,
+    model_timed: tuple[str, int],
+    prompts: Sequence[str],
+    question: Question,
+    count: Callable[[], None],
 ) -> list[Answered]:
-    """The first ones one by one, for their latency; the rest together."""
+    """Ask a model: so many one by one, for their latency; the rest together."""
+    model, timed = model_timed
     answers: list[Answered] = []
-    for prompt in prompts[:_TIMED]:
+    for prompt in prompts[:timed]:
         said = await _ask(engine, model, prompt, question)
         answers.append(_read(question.template, said))
         count()
@@ -172,7 +181,13 @@ async def _ask_each(
         count()
         return msgspec.structs.replace(_read(question.template, said), latency_ms=None)
 
-    return answers + list(await asyncio.gather(*(one(prompt) for prompt in prompts[_TIMED:])))
+    return answers + list(await asyncio.gather(*(one(prompt) for prompt in prompts[timed:])))
+
+
+def _most_tokens(question: Question) -> int:
+    """A token is at least a byte."""
+    longest = max((len(one.completion.encode()) for one in question.examples), default=0)
+    return min(question.max_tokens, longest + _SLACK_TOKENS)
 
 
 async def _ask(engine: Engine, model: str, prompt: str, question: Question) -> Answered:

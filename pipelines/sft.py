@@ -9,6 +9,7 @@ import hashlib
 import math
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final, cast
 
 import torch
 from datasets import Dataset
-from msgspec import Struct
+from msgspec import Struct, structs
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch.utils.data import Sampler
 from transformers import (
@@ -39,6 +40,7 @@ from pipelines.training_data import (
     TrainingData,
     bucketed_order,
     fitting,
+    middling_batch,
     padded_tokens,
     shown,
     tokens_of,
@@ -126,8 +128,10 @@ def dry_run(config: TrainingConfig, data: TrainingData, report: Report) -> DryRu
     steps = least_steps(len(examples), config)
     model = with_adapter(base, config)
     lengths = [len(one.input_ids) for one in examples]
-    batch = _middling_batch(examples, config.batch_size)
-    seconds = _timed_steps(make_trainer(model, base, config, (batch, batch)), batch)
+    batch = middling_batch(examples, config.batch_size)
+    with tempfile.TemporaryDirectory() as nowhere:  # the trainer makes its folder
+        aside = structs.replace(config, output_dir=nowhere)
+        seconds = _timed_steps(make_trainer(model, base, aside, (batch, batch)), batch)
     a_pass = padded_tokens(lengths, config.batch_size, config.seed)
     of_batch = len(batch) * max(len(one.input_ids) for one in batch)
     estimate = sum(seconds) / len(seconds) * a_pass / of_batch * config.num_epochs
@@ -334,13 +338,6 @@ def _tokenized(pairs: Sequence[Pair], base: Base, config: TrainingConfig) -> tup
     good = fitting(every, config.max_sequence_tokens)
     least_steps(len(good), config)
     return good, len(every) - len(good)
-
-
-def _middling_batch(examples: Sequence[Tokens], size: int) -> list[Tokens]:
-    """The batch of middling length: its time stands for the others' by the padded token."""
-    ordered = sorted(examples, key=lambda one: len(one.input_ids))
-    middle = max(0, (len(ordered) - size) // 2)
-    return ordered[middle : middle + size]
 
 
 def _timed_steps(trainer: Any, batch: Sequence[Tokens]) -> list[float]:

@@ -21,7 +21,7 @@ from pipelines.fine_tune import PEFTFineTunePipeline
 from pipelines.loop_rows import ASSIGNMENTS, CURATED, Assignment, CuratedCall, read_rows
 from pipelines.provenance import provenance_of, save_provenance
 from pipelines.run import Run, Step, newest_run, sha256_of, write_atomically
-from pipelines.training_config import PRESETS, TrainingConfig, least_steps, make_config
+from pipelines.training_config import PRESETS, TrainingConfig, check, least_steps, make_config
 from pipelines.training_data import read_data
 from pipelines.training_result import Progress
 from registry.entries import CanaryEntry, Prices
@@ -189,6 +189,7 @@ def build_dataset(
 
 def train_step(run: Run, config: TrainingConfig) -> Step:
     """Train as the step `train` of a run; done already, it is skipped. Its facts are the training's record."""
+    check(config)
     data = read_data(Path(config.training_data_path))
     step = run.step("train", {"config": config.digest, "data": data.sha256}, keep_partial=True)
     if step.done:

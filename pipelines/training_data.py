@@ -89,6 +89,13 @@ def fitting(every: Sequence[Tokens], most: int) -> list[Tokens]:
     return [one for one in every if len(one.input_ids) <= most]
 
 
+def middling_batch(examples: Sequence[Tokens], size: int) -> list[Tokens]:
+    """Return the batch of middling length: its time by the padded token stands for the others'."""
+    ordered = sorted(examples, key=lambda one: len(one.input_ids))
+    middle = max(0, (len(ordered) - size) // 2)
+    return ordered[middle : middle + size]
+
+
 def shown(one: Tokens, decode: Callable[[list[int]], str]) -> str:
     """Return an example as text, what is learnt between ⟦ and ⟧."""
     start = next((i for i, label in enumerate(one.labels) if label != IGNORED), len(one.labels))
