@@ -28,6 +28,9 @@ SLAB: Final = (0.1, 1.0)
 """How far an arm moves that has changed, by head: in quality, and in log amount."""
 P_CHANGED: Final = (0.002, 0.01)
 """Before anything is seen, by head. More in quality, and false alarms overspend a ceiling by 1 % now and then."""
+LEAST_NOISE: Final = (0.11, 0.0)
+"""Variance of one outcome, by head, that a leap is measured against at least. An arm that was always right has hardly
+any of its own, and one complaint would be a revolution; so a handful in a row is what outweighs a thousand."""
 _FADE: Final = 2.0 ** (-1.0 / np.array(MEMORIES))
 _MOST_EXPONENT: Final = 50.0
 
@@ -52,6 +55,7 @@ def shift(late: Array, coefficients: Array, noise: float, head: int) -> Shift:
     weights = late[:, 0].tolist()
     residuals = (late[:, -1] - late[:, :-1] @ coefficients).tolist()
     slab, mean, variance = SLAB[head] ** 2, 0.0, 0.0
+    noise = max(noise, LEAST_NOISE[head])
     prior_odds = P_CHANGED[head] / (1.0 - P_CHANGED[head])
     for weight, residual in zip(weights, residuals, strict=True):
         if weight <= 0.0:

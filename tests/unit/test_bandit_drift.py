@@ -122,3 +122,24 @@ def test_a_state_of_before_there_was_a_memory_is_read() -> None:
     del wire["late"]
     again.restore(BanditState.from_bytes(content[:5] + msgspec.msgpack.encode(wire)))
     assert mean(again) == pytest.approx(mean(learner), abs=0.02)
+
+
+def test_two_complaints_do_not_outweigh_a_thousand_right_answers_and_a_dozen_in_a_row_do():
+    rng = np.random.default_rng(0)
+    learner = Bandit(LearningPolicy(), "f", 9)
+
+    def call(cluster):
+        return Context(np.concatenate(([1.0], rng.normal(size=8) * 0.2)), cluster)
+
+    for _ in range(1_000):
+        learner.learn("a", call("mail"), 1.0, 0.0)
+
+    def quality():
+        return learner.beliefs(["a"], call("mail"), [0.9], 0.0)[0].mean
+
+    for _ in range(2):
+        learner.learn("a", call("mail"), 0.0, 0.0)
+    assert quality() > 0.97
+    for _ in range(12):
+        learner.learn("a", call("mail"), 0.0, 0.0)
+    assert quality() < 0.7
