@@ -1,9 +1,13 @@
 """Decision time: signature, features, classification, constraints and plan of one call, for growing calls and rosters.
 
-    python benchmarks/decision.py [--rounds 4000] [--json]
+    python benchmarks/decision.py [--rounds 4000] [--live] [--json]
 
 Prints p50 and p99 of the whole decision and of its parts, in microseconds of wall time; the last column is the CPU time
-of the decision, which leaves out most of what a busy machine's scheduler adds. Target: p99 under 300.
+of the decision, which leaves out most of what a busy machine's scheduler adds. Target: p99 under 300. This is the
+decision before anything was learned: without vector, beliefs and draw.
+
+`--live` measures the gateway's own `decide` on real services that have learned, in CPU time: classification, the text's
+vector, the beliefs about every contender and the draw, beside the planner alone on the same candidates.
 """
 
 from __future__ import annotations
@@ -12,9 +16,14 @@ import argparse
 import gc
 import json
 import random
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from msgspec import structs
+
+from observations.records import AttemptRecord, CallRecord
 from policies.classify import ClassifyInput, ClusterRule, ClusterTable, TableClassifier
 from policies.constraints import Question, reject
 from policies.features import FeatureInput, features_of, sampling_key_of, signature_of
@@ -22,6 +31,11 @@ from policies.plan import Candidate, Hints, PlanRequest
 from policies.planner import plan
 from policies.terms import PlannerPolicy, terms_of
 from registry.entries import Prices
+from router_service.auth import Caller
+from router_service.job import Admission, Job, job_of
+from router_service.services import Services
+from router_service.settings import Settings
+from router_service.wire.chat import FeedbackRequest, decode_chat
 
 POLICY = PlannerPolicy()
 WORDS = (
@@ -161,21 +175,95 @@ def measure(chars: int, count: int, rounds: int, classifier: TableClassifier) ->
     return row
 
 
+CLUSTER = "orders"
+TABLE = f'clusters:\n  - {{name: {CLUSTER}, patterns: ["."]}}\n'
+
+
+def make_services(folder: Path, count: int) -> Services:
+    """A gateway of so many models of a built-in backend that may all answer, with 20 judged outcomes of each."""
+    rng = random.Random(count)
+    models = [
+        f"  - {{model_name: m{n}, upstream_name: echo, backend: echo, safety_grade: A, context_len: 32768,"
+        f' eval_scores: {{"*": {0.97 if n == 0 else rng.uniform(0.82, 0.95):.3f}}},'
+        f" prices: {{input_usd_per_mtok: {10.0 if n == 0 else 10 ** rng.uniform(-2, 0.5):.4f},"
+        f" output_usd_per_mtok: {40.0 if n == 0 else 10 ** rng.uniform(-1, 1):.4f}}}}}"
+        for n in range(count)
+    ]
+    head = "version: 1\ndefaults: {frontier: m0}\nbackends:\n  - {name: echo, kind: echo}\nmodels:\n"
+    (folder / "registry.yaml").write_text(head + "\n".join(models) + "\n")
+    (folder / "policies").mkdir()
+    (folder / "policies" / "clusters.yaml").write_text(TABLE)
+    settings = Settings(
+        registry=folder / "registry.yaml", state=folder / "state", policies=folder / "policies", load_records=False
+    )
+    services = Services(settings, {})
+    for n in range(count):
+        for k in range(20):
+            attempt = AttemptRecord(candidate=f"m{n}", backend="echo", outcome="verified", completion_tokens=20)
+            call = CallRecord(id=f"{n}-{k}", at_ms=1, cluster=CLUSTER, served_by=f"m{n}", attempts=(attempt,))
+            said = FeedbackRequest(id="x", outcome="success" if rng.random() < 0.9 else "failure")
+            services.beliefs.judged(call, said)
+    return services
+
+
+def make_job(services: Services, text: str) -> Job:
+    """A call of `auto`, as the edge makes it."""
+    body = {"model": "auto", "max_tokens": 256, "messages": [{"role": "user", "content": text}]}
+    admission = Admission(
+        caller=Caller(key_id="", tenant=services.policies.access.tenant("default")),
+        route="chat",
+        hints=Hints(),
+        model="auto",
+        default_max_tokens=256,
+    )
+    return job_of(decode_chat(json.dumps(body).encode()), admission)
+
+
+def measure_live(chars: int, count: int, rounds: int) -> dict[str, float]:
+    """One row of the table of `--live`, in CPU time: the whole live decision, and of it the planner alone."""
+    rng = random.Random(f"{chars}:{count}")
+    with tempfile.TemporaryDirectory() as folder:
+        services = make_services(Path(folder), count)
+        jobs = [make_job(services, make_text(chars, rng)) for _ in range(64)]
+        policy = services.policies.decisions.planner
+        known = [services.gateway.decide(job) for job in jobs]
+        assert all(one.classification.cluster == CLUSTER for one in known)
+        assert all(len(one.plan.estimates) + len(one.plan.rejections) == count for one in known)
+        requests = [PlanRequest(one.plan.features, CLUSTER, one.plan.terms) for one in known]
+
+        def decide(n: int) -> object:
+            return services.gateway.decide(structs.replace(jobs[n % 64], call_id=f"chatcmpl-{n}"))
+
+        def alone(n: int) -> object:
+            return plan(requests[n % 64], known[n % 64].candidates, policy)
+
+        row: dict[str, float] = {"chars": chars, "candidates": count}
+        for name, action in {"live": decide, "planner": alone}.items():
+            row[f"{name}_p50_us"], row[f"{name}_p99_us"] = percentiles(action, rounds, time.thread_time_ns)
+        return row
+
+
 def main() -> None:
     """Measure every size and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4000)
     parser.add_argument("--clusters", type=int, default=20)
+    parser.add_argument("--live", action="store_true", help="the gateway's own decision, with vectors and beliefs")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     classifier = make_classifier(given.clusters)
     gc.freeze()
-    rows = [measure(chars, n, given.rounds, classifier) for chars in (1_000, 8_000) for n in (2, 10, 50)]
+    sizes = [(chars, n) for chars in (1_000, 8_000) for n in (2, 10, 50)]
+    if given.live:
+        rows = [measure_live(chars, n, given.rounds) for chars, n in sizes]
+    else:
+        rows = [measure(chars, n, given.rounds, classifier) for chars, n in sizes]
     if given.json:
         print(json.dumps(rows, indent=1))
         return
     names = [key.removesuffix("_p50_us") for key in rows[0] if key.endswith("_p50_us")]
-    print(f"p50 / p99 in microseconds, {given.clusters} clusters, 5 tools, {given.rounds} rounds")
+    what = "CPU time, no tools" if given.live else f"{given.clusters} clusters, 5 tools"
+    print(f"p50 / p99 in microseconds, {what}, {given.rounds} rounds")
     print("chars  cand.  " + "".join(f"{name:>17}" for name in names))
     for row in rows:
         cells = "".join(f"{row[f'{n}_p50_us']:>9.0f} /{row[f'{n}_p99_us']:>6.0f}" for n in names)

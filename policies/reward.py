@@ -84,8 +84,12 @@ class Silence:
 
     def silent(self, arm: str, cluster: str, now_h: float) -> float:
         """Return how many of a pair's outcomes nobody judged, here and on other routers; no cluster: all of the arm."""
-        found = (book.get((arm, cluster)) for book in (self._own, self._heard))
-        return sum(one.silent * _faded(now_h - one.at_h, self._half_life_h) for one in found if one)
+        total, pair = 0.0, (arm, cluster)
+        for book in (self._own, self._heard):
+            taught = book.get(pair)
+            if taught is not None and taught.silent > 0.0:
+                total += taught.silent * _faded(now_h - taught.at_h, self._half_life_h)
+        return total
 
     def state(self) -> tuple[SilenceRow, ...]:
         """Return what this router was taught, to be kept."""
