@@ -201,7 +201,7 @@ def _decide(call: CallRecord, situation: _Situation, policy: PlannerPolicy) -> P
     except ConfigError:
         return "unknown_tier"
     cluster = str(inputs.get("cluster_id", call.cluster))
-    request = PlanRequest(situation.features, cluster, terms, call.cluster_source != "none")
+    request = PlanRequest(situation.features, cluster, terms, call.cluster_source != "none", call_id=call.id)
     has_ceiling = policy.spend.usd_per_call is not None or policy.spend.usd_per_hour is not None
     chance = chance_for(call.id, policy.learning, call.plan.lam if has_ceiling else 0.0)
     try:

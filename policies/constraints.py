@@ -5,6 +5,7 @@ Cheap checks that hold for whole groups of calls come first, so that a rejection
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,7 @@ class Question(Struct, frozen=True):
     cluster_id: str
     terms: Terms
     policy: PlannerPolicy
+    call_id: str = ""
 
 
 Check = Callable[[Candidate, Question], str | None]
@@ -64,6 +66,22 @@ def _template(candidate: Candidate, question: Question) -> str | None:
     if question.features.turns > 1:
         return f"its template takes one user message, and the call has {question.features.turns} messages"
     return None
+
+
+def _share(candidate: Candidate, question: Question) -> str | None:
+    """The same calls at every decision, and a larger share holds all those of a smaller one."""
+    if candidate.stage != "canary" or candidate.share >= 1.0 or not question.call_id:
+        return None
+    luck = luck_of(candidate.name, question.call_id)
+    if luck < candidate.share:
+        return None
+    return f"it is a canary for {100 * candidate.share:.3g} % of calls, and this one is not among them"
+
+
+def luck_of(specialist: str, call_id: str) -> float:
+    """Return a number in [0, 1), evenly spread and always the same for a specialist and a call."""
+    digest = hashlib.blake2b(f"{specialist}\x1f{call_id}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2.0**53
 
 
 def _tools(candidate: Candidate, question: Question) -> str | None:
@@ -124,6 +142,7 @@ CHECKS: Final[tuple[tuple[RejectionCode, Check], ...]] = (
     ("cluster", _cluster),
     ("safety", _safety),
     ("template", _template),
+    ("share", _share),
     ("tools", _tools),
     ("response_format", _response_format),
     ("context", _context),
@@ -136,9 +155,9 @@ CHECKS: Final[tuple[tuple[RejectionCode, Check], ...]] = (
 POLICY_DEPENDENT: Final[frozenset[RejectionCode]] = frozenset({"safety", "formatting", "cost", "latency", "quality"})
 """Rejections that another planner.yaml could lift; the others are facts of the call, the registry or the moment."""
 
-SOFT_WHEN_NAMED: Final[frozenset[RejectionCode]] = frozenset({"cluster", "latency"})
-"""A caller that names a model has judged for itself whether it suits the task and is fast enough: the deadline still
-ends the call. Everything else holds for named models too."""
+SOFT_WHEN_NAMED: Final[frozenset[RejectionCode]] = frozenset({"cluster", "latency", "share"})
+"""A caller that names a model has judged for itself whether it suits the task and is fast enough (the deadline still
+ends the call), and wants a canary for this call. Everything else holds for named models too."""
 
 
 def reject(candidate: Candidate, question: Question, *, named: bool = False) -> Rejection | None:

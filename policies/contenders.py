@@ -110,6 +110,7 @@ def _of_specialist(entry: SpecialistEntry, base: ModelEntry) -> Contender:
             first_token_ms=base.first_token_ms,
             tokens_per_s=base.max_tokens_per_s,
             quality=0.0,
+            share=entry.share,
             template_signature=template.signature if template else None,
             uses_template=template is not None,
         ),

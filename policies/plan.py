@@ -29,6 +29,7 @@ RejectionCode = Literal[
     "cluster",
     "quality",
     "template",
+    "share",
     "not_asked_for",
 ]
 
@@ -101,6 +102,8 @@ class Candidate(Struct, frozen=True):
     template_signature: str | None = None
     """The signature its template needs; None when it takes calls as they come."""
     uses_template: bool = False
+    share: float = 1.0
+    """While it is a canary: the share of calls that it may answer."""
     is_frontier: bool = False
     healthy: bool = True
     health_reason: str = ""
@@ -153,6 +156,8 @@ class PlanRequest(Struct, frozen=True):
     """False when the classifier answered `unknown`."""
     asked_for: str = AUTO
     """`auto`, or the resolved name of a model or specialist."""
+    call_id: str = ""
+    """Decides which calls a canary may answer; empty: it may answer this one."""
 
 
 class Plan(Struct, frozen=True):

@@ -73,7 +73,7 @@ def plan(
 
 def _sorted_out(request: PlanRequest, candidates: Sequence[Candidate], policy: PlannerPolicy) -> _Field:
     """Put every candidate to the hard constraints."""
-    question = Question(request.features, request.cluster_id, request.terms, policy)
+    question = Question(request.features, request.cluster_id, request.terms, policy, request.call_id)
     field = _Field({}, [])
     named = request.asked_for != AUTO
     for candidate in candidates:

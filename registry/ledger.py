@@ -84,6 +84,14 @@ class History(Struct, frozen=True):
         return {entry.moves[0].specialist: entry.manifest for entry in registered}
 
 
+class _Known(Struct, frozen=True):
+    """What was verified already: replaced as a whole, so that threads may read at once."""
+
+    history: History = msgspec.field(default_factory=History)
+    lines: tuple[bytes, ...] = ()
+    keys: frozenset[str] = frozenset()
+
+
 class Ledger:
     """The ledger in a folder. Any number of processes may append and read at once."""
 
@@ -91,9 +99,7 @@ class Ledger:
         """`head` is where the note of the last entry lies. Touches no disk."""
         self.path = folder / FILE
         self.head = head
-        self._known: History = History()
-        self._known_lines: list[bytes] = []
-        self._known_keys: frozenset[str] = frozenset()
+        self._known = _Known()
 
     def read(self, verifier: Verifier) -> History:
         """Return the verified history; entries that were verified before are only compared.
@@ -105,7 +111,7 @@ class Ledger:
         lines = self._lines()
         history = self._continued(lines, verifier)
         self._check_head(history, head)
-        self._known, self._known_lines, self._known_keys = history, lines, verifier.key_ids
+        self._known = _Known(history, tuple(lines), verifier.key_ids)
         return history
 
     def append(self, draft: Draft, signer: Signer, verifier: Verifier) -> SignedEntry:
@@ -151,8 +157,9 @@ class Ledger:
 
     def _continued(self, lines: Sequence[bytes], verifier: Verifier) -> History:
         """The history of the lines; those that are known already are not verified again."""
-        known = self._known if self._known_keys == verifier.key_ids else History()
-        self._refuse_other_past(lines)
+        seen = self._known
+        known = seen.history if seen.keys == verifier.key_ids else History()
+        self._refuse_other_past(lines, seen.lines)
         entries, stages = list(known.entries), dict(known.stages)
         for number, line in enumerate(lines[len(entries) :], start=len(entries) + 1):
             place = f"{self.path}:{number}"
@@ -166,9 +173,9 @@ class Ledger:
             entries.append(signed)
         return History(tuple(entries), stages)
 
-    def _refuse_other_past(self, lines: Sequence[bytes]) -> None:
+    def _refuse_other_past(self, lines: Sequence[bytes], seen: Sequence[bytes]) -> None:
         """A ledger only grows: what was read before must still be there, even if an older state holds by itself."""
-        for number, known in enumerate(self._known_lines, start=1):
+        for number, known in enumerate(seen, start=1):
             if len(lines) < number:
                 raise IntegrityError(f"{self.path}:{number}: entries from here on are gone. {_RESTORE}")
             if lines[number - 1] != known:

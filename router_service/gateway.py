@@ -115,6 +115,7 @@ class Gateway:
             cluster_matched=seen.source != "none",
             terms=terms,
             asked_for=job.model,
+            call_id=job.call_id,
         )
         made = plan(request, candidates, self._policies.planner, self._beliefs.chance(job.call_id))
         self._beliefs.decided(job.call_id, context, made)

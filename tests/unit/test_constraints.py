@@ -1,7 +1,7 @@
 import pytest
 from msgspec import structs
 
-from policies.constraints import Question, dollars, estimate, reject
+from policies.constraints import Question, dollars, estimate, luck_of, reject
 from policies.plan import Candidate, TaskFeatures, Terms
 from policies.terms import PlannerPolicy
 from registry.entries import Prices
@@ -106,3 +106,40 @@ def test_the_first_reason_is_the_most_general_one():
 )
 def test_amounts_are_readable(amount, said):
     assert dollars(amount) == said
+
+
+def answered_by_canary(share, calls=4000):
+    candidate = changed(stage="canary", share=share)
+    asked = [structs.replace(QUESTION, call_id=f"chatcmpl-{number}") for number in range(calls)]
+    return {question.call_id for question in asked if reject(candidate, question) is None}
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_a_canary_answers_its_share_of_calls(share):
+    drawn = len(answered_by_canary(share)) / 4000
+    assert abs(drawn - share) < 4 * (share * (1 - share) / 4000) ** 0.5
+
+
+def test_a_canary_s_calls_are_the_same_each_time_and_stay_its_own_as_its_share_grows():
+    one, ten, half = (answered_by_canary(share) for share in (0.01, 0.1, 0.5))
+    assert one == answered_by_canary(0.01)
+    assert one < ten < half
+    assert len(answered_by_canary(1.0)) == 4000 and not answered_by_canary(0.0)
+
+
+def test_canaries_are_drawn_independently_of_each_other():
+    drawn = [number for number in range(4000) if luck_of("a@" + "0" * 12, f"chatcmpl-{number}") < 0.5]
+    both = [number for number in drawn if luck_of("b@" + "0" * 12, f"chatcmpl-{number}") < 0.5]
+    assert 0.42 < len(both) / len(drawn) < 0.58
+
+
+def test_a_share_is_said_with_its_number_and_counts_only_for_a_canary_and_an_unnamed_call():
+    asked = structs.replace(QUESTION, call_id="chatcmpl-1")
+    rejection = reject(changed(stage="canary", share=0.0), asked)
+    assert (rejection.code, rejection.reason) == (
+        "share",
+        "it is a canary for 0 % of calls, and this one is not among them",
+    )
+    assert reject(changed(stage="canary", share=0.0), asked, named=True) is None
+    assert reject(changed(stage="active", share=0.0), asked) is None
+    assert reject(changed(stage="canary", share=0.0), QUESTION) is None, "without a call's id there is nothing to draw"
