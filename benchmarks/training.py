@@ -43,14 +43,31 @@ def main() -> None:
         base = sft.load_base(config, print)
         examples, _ = sft._tokenized(pairs[: config.max_examples], base, config)
         model = sft.with_adapter(base, config)
-        seconds: dict[str, list[tuple[float, float]]] = {"bare loop": [], "trl": []}
+        seconds: dict[str, list[tuple[float, float]]] = {"bare loop": [], "bare, learnt tokens only": [], "trl": []}
         for _ in range(options.blocks):
-            seconds["bare loop"].append(bare(model, base, config, examples))
+            seconds["bare loop"].append(bare(model, base, config, examples, loss_of=whole_loss))
+            seconds["bare, learnt tokens only"].append(bare(model, base, config, examples, loss_of=lean_loss))
             seconds["trl"].append(through_trl(model, base, config, examples))
     table(seconds, examples, config)
 
 
-def bare(model: Any, base: sft.Base, config: TrainingConfig, examples: list[sft.Tokens]) -> tuple[float, float]:
+def whole_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The model's own loss: logits of every position."""
+    return model(**batch, use_cache=False).loss
+
+
+def lean_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The same loss from the logits of those positions alone whose next token is learnt."""
+    labels = batch.pop("labels")[:, 1:]
+    plain = model.get_base_model()
+    hidden = plain.model(**batch, use_cache=False).last_hidden_state[:, :-1]
+    learnt = labels != -100
+    return torch.nn.functional.cross_entropy(plain.lm_head(hidden[learnt]), labels[learnt])
+
+
+def bare(
+    model: Any, base: sft.Base, config: TrainingConfig, examples: list[sft.Tokens], *, loss_of: Any
+) -> tuple[float, float]:
     """Wall and CPU seconds of the steps after the first."""
     order = bucketed_order([len(one.input_ids) for one in examples], config.batch_size, config.seed * 1009)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -62,7 +79,7 @@ def bare(model: Any, base: sft.Base, config: TrainingConfig, examples: list[sft.
         if number == 1:
             begin = (time.perf_counter(), time.process_time())
         batch = padded([examples[i] for i in order[at : at + config.batch_size]], base.tokenizer.pad_token_id)
-        model(**batch, use_cache=False).loss.backward()
+        loss_of(model, batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         optimizer.step()
         schedule.step()
@@ -119,10 +136,9 @@ def table(seconds: dict[str, list[tuple[float, float]]], examples: list[sft.Toke
         wall, cpu = statistics.median(b[0] for b in blocks), statistics.median(b[1] for b in blocks)
         middle[name] = (wall, cpu)
         print(f"| {name} | {', '.join(f'{b[0]:.1f}' for b in blocks)} | {wall:.2f} | {cpu:.2f} | {tokens / wall:.0f} |")
-    print(
-        "ratio trl / bare: "
-        + ", ".join(f"{what} {middle['trl'][i] / middle['bare loop'][i]:.3f}" for i, what in enumerate(("wall", "CPU")))
-    )
+    for other in list(middle)[:-1]:
+        wall, cpu = (middle["trl"][i] / middle[other][i] for i in (0, 1))
+        print(f"trl / {other}: wall {wall:.3f}, CPU {cpu:.3f}")
 
 
 def made_up(count: int) -> list[Pair]:

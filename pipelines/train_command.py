@@ -26,6 +26,7 @@ from pipelines.training_data import read_data
 from pipelines.training_result import Progress
 from registry.entries import CanaryEntry, Prices
 from registry.errors import BadInputError, EnvironmentFaultError, NotFoundError
+from registry.registrar import Registrar
 from specialists.engine.settings import DEFAULT_MODEL
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -95,7 +96,7 @@ def dataset_show(uri: str, state: Path) -> None:
 def dataset_holds(call_ids: tuple[str, ...], state: Path, as_json: bool) -> None:
     """List the datasets that hold any of the calls, and the adapters trained on those: what an erasure must remove."""
     held = DatasetStore(state).holding(call_ids)
-    adapters = {str(path): uri for path, uri in trained_adapters(state).items() if uri in held}
+    adapters = {name: uri for name, uri in trained_adapters(state).items() if uri in held}
     if as_json:
         click.echo(msgspec.json.encode({"datasets": held, "adapters": adapters}))
         return
@@ -233,12 +234,15 @@ def evaluate_step(run: Run, store: DatasetStore, options: dict[str, Any]) -> Ste
     return step
 
 
-def trained_adapters(state: Path) -> dict[Path, str]:
-    """Return the adapters of all runs with the dataset that each was trained on."""
-    folders = [path.parent for path in (state / "runs").glob(f"*/train/{TRAINING}")]
-    return {
-        folder / ADAPTER: str(msgspec.json.decode((folder / TRAINING).read_bytes())["dataset"]) for folder in folders
-    }
+def trained_adapters(state: Path) -> dict[str, str]:
+    """Return the dataset of each registered specialist, by id, and of each adapter still in a run, by folder.
+
+    Raises IntegrityError for a specialist whose manifest does not hold: what it was trained on is then not known.
+    """
+    records = sorted((state / "runs").glob(f"*/train/{TRAINING}"))
+    found = {str(path.parent / ADAPTER): str(msgspec.json.decode(path.read_bytes())["dataset"]) for path in records}
+    registrar = Registrar(state)
+    return found | {one: registrar.check(one).dataset for one in registrar.history().stages}
 
 
 def _training_facts(folder: Path) -> dict[str, Any]:
