@@ -29,6 +29,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -165,6 +166,7 @@ def load_base(config: TrainingConfig, report: Report) -> Base:
         options |= {"quantization_config": _four_bits(cuda), "device_map": {"": 0}}
     folder = ensure_model(config.base_model, default_cache_dir(), report=report)
     set_seed(config.seed)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -181,7 +183,8 @@ def with_adapter(base: Base, config: TrainingConfig) -> Any:
         model = prepare(model, use_gradient_checkpointing=config.gradient_checkpointing)
     lora = LoraConfig(**config.lora_config.to_dict())
     try:
-        return get_peft_model(model, lora)
+        with quiet():
+            return get_peft_model(model, lora)
     except ValueError as error:
         raise EnvironmentFaultError(
             f"lora_config.target_modules do not fit {config.base_model}: {error}. Name modules that it has."

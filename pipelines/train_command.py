@@ -228,7 +228,8 @@ def evaluate_step(run: Run, store: DatasetStore, options: dict[str, Any]) -> Ste
         canary=msgspec.convert(facts["canary"], CanaryEntry | None),
         **{name: value for name, value in options.items() if name != "max_examples"},
     )
-    with run.track("evaluating", len(question.examples)) as tracker:
+    asked = len(question.examples) + min(len(question.examples), question.base_examples)
+    with run.track("evaluating", asked) as tracker:
         found = engine.evaluate(question, lambda *_: tracker.advance(), run.progress)
     step.finish(engine.write_evaluation(found, step.folder), engine.summary(found))
     return step
