@@ -188,7 +188,10 @@ def _assigned(source: Source, calls: int, fitted: Fitted, progress: Progress) ->
         if done * 10 // calls > told:
             told = done * 10 // calls
             progress(f"cluster: {done} of {calls} calls assigned")
-    return Found(numbers, strengths, fitted.places.clusters, fitted.sample)
+    used, places = np.unique(numbers, return_inverse=True)
+    noise = int(used[0] == NOISE_NUMBER)
+    # A place whose units were all settled elsewhere has no calls: numbers are made to follow each other again.
+    return Found((places - noise).astype(np.int32), strengths, len(used) - noise, fitted.sample)
 
 
 def _of_batch(batch: Sequence[CuratedCall], fitted: Fitted) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

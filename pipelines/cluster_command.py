@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipelines.propose import ProposalFile
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_DESCRIPTION_CHARS = 100
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -51,11 +52,15 @@ def cluster(state: Path | None, run_id: str | None, as_json: bool, **given: Any)
         _show_clusters(read_cluster_file(content))
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _DESCRIPTION_CHARS else text[: _DESCRIPTION_CHARS - 1] + "…"
+
+
 def _show_clusters(file: ClusterFile) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table("task", "calls", "a day", "cost USD", "verified", "drift", Column("what it is", no_wrap=True))
+    table = Table(Column("task", no_wrap=True), "calls", "a day", "cost USD", "verified", "drift", "what it is")
     for card in file.clusters:
         drift = "new" if card.drift is None else f"{card.drift:.2f}{' !' if card.drift_alert else ''}"
         table.add_row(
@@ -65,7 +70,7 @@ def _show_clusters(file: ClusterFile) -> None:
             f"{card.cost_usd:.4f}",
             f"{card.share_verified:.0%}",
             drift,
-            card.description,
+            _cut(card.description),
         )
     console = Console()
     console.print(table)
@@ -108,9 +113,8 @@ def _show_proposals(file: ProposalFile) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Column, Table  # noqa: PLC0415
 
-    table = Table(
-        "task", "proposed", "base", "calls a day", "USD a month", "saved", "why", Column("what it is", no_wrap=True)
-    )
+    task_id, base = Column("task", no_wrap=True), Column("base", no_wrap=True)
+    table = Table(task_id, "proposed", base, "a day", "USD a month", "saved", "why")
     for task in file.tasks:
         verdict, saving = task.verdict, task.verdict.saving
         table.add_row(
@@ -121,7 +125,6 @@ def _show_proposals(file: ProposalFile) -> None:
             f"{saving.now_usd:.4f}" if saving else "-",
             f"{task.saved_usd_per_month:.4f} ({task.regret:.0%})" if saving else "-",
             "\n".join(verdict.reasons),
-            task.description,
         )
     console = Console()
     console.print(table)

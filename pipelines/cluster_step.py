@@ -103,7 +103,7 @@ def cluster_file(
     identities = identify(sketches, history.known, Calls(history.calls, np.sort(ranks)), drift_alert)
     days = max(1.0, (window[1] - window[0]) / DAY_MS)
     described = zip(identities.ids, tallies, words, signatures, strict=True)
-    cards = [tally.card(name, telling, own, days) for name, tally, telling, own in described if tally.volume]
+    cards = [tally.card(name, telling, own, days) for name, tally, telling, own in described]
     return Clustering(
         file=_file(cards, identities, found, window),
         found=found,
