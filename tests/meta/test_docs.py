@@ -84,7 +84,7 @@ def test_every_command_is_in_the_table_with_its_subcommands():
     documented = {}
     for row in rows("Commands", "journeyman "):
         name, *rest = re.findall(r"[a-z][a-z-]*", row.split("|")[1].split('"')[0].removeprefix(" `journeyman"))
-        documented[name] = {word for word in rest if word not in ("explain", "prepare")}
+        documented.setdefault(name, set()).update(word for word in rest if word not in ("explain", "prepare"))
     groups = {name: cli.get_command(context, name) for name in COMMANDS}
     assert documented == {
         name: set(group.commands) if isinstance(group, click.Group) else set() for name, group in groups.items()
