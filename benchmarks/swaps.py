@@ -3,9 +3,9 @@
     python benchmarks/swaps.py [--swaps 100] [--callers 2] [--backend echo|embedded] [--json]
 
 A real `journeyman serve` answers closed-loop callers while the ledger moves one version in (canary, then active) and
-out again (rollback). Printed for each direction: how long after its entry was written a new call is answered by the
-version that should answer. And over all: calls, failed calls, and stale ones (sent more than two seconds after a move
-and answered by the version before). `--backend embedded` loads two real LoRA adapters into the real engine.
+out again (rollback). Printed for each direction: how long after its entry was written the last call was sent that the
+version before still answered. And over all: calls, failed calls, and stale ones (sent more than two seconds after a
+move and answered by the version before). `--backend embedded` loads two real LoRA adapters into the real engine.
 
 Last: what verifying costs, for ledgers of growing length: a first reading, and one that knows all but the last entry.
 """
@@ -86,7 +86,7 @@ class Swapping:
                 await self.ask(session)
 
     async def turn(self, name: str, most_s: float, *moves: Callable[[], object]) -> float:
-        """Make the moves; how long until a call is answered by the name."""
+        """Make the moves, and wait until a call is answered by the name; how late the other still took one."""
         for move in moves:
             await asyncio.to_thread(move)
         started_s = time.monotonic()
@@ -96,7 +96,8 @@ class Swapping:
                 if time.monotonic() - started_s > most_s:
                     sys.exit(f"{name} did not answer within {most_s} s; last: {self.calls[-1]}")
                 await asyncio.sleep(0.02)
-        return time.monotonic() - started_s
+        other = self.old if name == self.new else self.new
+        return max((sent - started_s for sent, _, who in self.calls if who == other and sent > started_s), default=0.0)
 
     def stale(self) -> int:
         """Calls that were sent long after a move and answered by the version before it."""
@@ -108,7 +109,7 @@ class Swapping:
 
 
 async def swap(swapping: Swapping, swaps: int, callers: int) -> dict[str, list[float]]:
-    """Alternate the versions; seconds until each took effect."""
+    """Alternate the versions; seconds until each had taken effect."""
     registrar, old, new = swapping.registrar, swapping.old, swapping.new
     while registrar.history().stages[old].stage != "active":
         registrar.promote(old, NOTE)
@@ -230,7 +231,7 @@ def main() -> None:
         return
     print(f"{found['swaps']} swaps on {given.backend}, {given.callers} callers: {found['calls']} calls, ", end="")
     print(f"{found['failed']} failed, {found['stale']} stale; answered by {found['answered_by']}")
-    print(f"{'took effect after, s':24}{'p50':>8}{'p95':>8}{'max':>8}")
+    print(f"{'in effect after, s':24}{'p50':>8}{'p95':>8}{'max':>8}")
     for way, row in found["seconds"].items():  # type: ignore[attr-defined]
         print(f"{way:24}{row['p50']:8.2f}{row['p95']:8.2f}{row['max']:8.2f}")
     print(f"{'ledger entries':24}{'append':>10}{'first read':>12}{'read again':>12}   ms")

@@ -19,6 +19,8 @@ Signatures = dict[Path, Signature | None]
 _NEVER_READ: Signatures = {}
 
 _SETTLE_S = 0.1
+_STAT_S = 0.25
+"""Times and sizes alone are looked at this often, because a rollback should not wait: some stat calls, no reading."""
 _CLOCK_GRAIN_NS = 2_000_000_000
 """Two writes within it may leave the same times on a coarse file system."""
 
@@ -29,13 +31,17 @@ async def watch(
     """Reload the holder whenever a file of its changes, until cancelled.
 
     `report` is called once for each change that was taken over or refused. While something is refused, it is
-    tried again at each poll, because the mend may lie elsewhere (an adapter's folder, say). Reading and
+    tried again every `interval_s`, because the mend may lie elsewhere (an adapter's folder, say). Reading and
     checking run in a thread; the swap and the listeners run in the event loop.
     """
     seen = _NEVER_READ
+    read_at_s = 0.0
     while True:
         before = await asyncio.to_thread(_signatures, holder)
-        if before != seen or not holder.status.ok or holder.status.left_out or _is_recent(before):
+        is_due = time.monotonic() - read_at_s >= interval_s
+        troubled = not holder.status.ok or holder.status.left_out or _is_recent(before)
+        if before != seen or (is_due and troubled):
+            read_at_s = time.monotonic()
             attempt = await asyncio.to_thread(holder.attempt)
             if not holder.is_news(attempt):
                 seen = before
@@ -46,7 +52,7 @@ async def watch(
                     report(status)
             else:
                 continue  # still being written: look again at once
-        await asyncio.sleep(interval_s)
+        await asyncio.sleep(min(interval_s, _STAT_S))
 
 
 def signature_of(path: Path) -> Signature | None:
