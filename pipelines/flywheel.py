@@ -139,7 +139,8 @@ def _train(state: StatePaths, run: Run, made: Made, what: tuple[Dataset, str, st
     from pipelines.train_command import evaluate_step, train_step  # noqa: PLC0415
 
     dataset, base, weights = what
-    with Run.open(state.root / RUNS, f"{run.run_id}.{made.task}"[:80]) as own:
+    # What the task's run says goes through the turn's, which would else take the long work for a stall.
+    with Run.open(state.root / RUNS, f"{run.run_id}.{made.task}"[:80], run.progress) as own:
         given = {"max_examples": options.max_examples, "threads": options.threads}
         config = make_config(
             options.preset,
