@@ -102,8 +102,8 @@ class TrainingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "quick": {"num_epochs": 1, "learning_rate": 2e-3, "batch_size": 8, "warmup_steps": 10},
-    "balanced": {"num_epochs": 2, "learning_rate": 2e-3, "batch_size": 8, "warmup_steps": 10},
+    "quick": {"num_epochs": 1, "learning_rate": 2e-3, "batch_size": 4, "warmup_steps": 10},
+    "balanced": {"num_epochs": 2, "learning_rate": 2e-3, "batch_size": 4, "warmup_steps": 10},
     "thorough": {"num_epochs": 5, "learning_rate": 1e-3, "batch_size": 8, "warmup_steps": 20},
 }
 
@@ -247,3 +247,39 @@ def least_steps(examples: int, config: TrainingConfig) -> int:
         raise BadInputError("There is nothing to train on: every example was left out. Look at max_sequence_tokens.")
     a_pass = math.ceil(math.ceil(examples / config.batch_size) / config.gradient_accumulation_steps)
     return max(1, math.ceil(a_pass * config.num_epochs))
+
+
+def trainer_settings(config: TrainingConfig, examples: int, *, cuda: bool) -> dict[str, Any]:
+    """Return the config as TRL's `SFTConfig` names it, for so many examples. The tokens come ready, with labels."""
+    steps = least_steps(examples, config)
+    every = max(1, math.ceil(examples / config.step_examples) // config.evaluations_per_epoch)
+    return {
+        "num_train_epochs": config.num_epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": max(8, config.batch_size),
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(config.warmup_steps, steps // 10),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "logging_steps": max(1, steps // 50),
+        "activation_checkpointing": config.gradient_checkpointing,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": not cuda,
+        "bf16": cuda,
+        "dataloader_pin_memory": cuda,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "disable_tqdm": True,
+        "report_to": "none",
+    }

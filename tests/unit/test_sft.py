@@ -135,6 +135,23 @@ def test_checkpoints_of_another_config_are_not_gone_on_from(model, data, tmp_pat
     assert seen[0].step == 1
 
 
+def test_the_loss_is_trl_s_own_by_a_shorter_way(model, data, tmp_path):
+    from trl import SFTTrainer
+
+    from pipelines import sft
+
+    config = config_for(model, tmp_path)
+    base = sft.load_base(config, lambda _: None)
+    rows, _ = sft._tokenized(data.train[:8], base, config)
+    trainer = sft.make_trainer(sft.with_adapter(base, config), base, config, (rows, rows))
+    trainer.model.eval()
+    for items in (None, torch.tensor(40)):
+        batch = trainer.data_collator([{"input_ids": one.input_ids, "labels": one.labels} for one in rows])
+        ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=items)
+        theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=items)
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_a_training_ends_early_when_the_dev_loss_no_longer_falls(model, data, tmp_path):
     result = train(config_for(model, tmp_path, num_epochs=300, early_stopping_patience=2, learning_rate=0.03), data)
     assert result.stopped_early and result.epochs < 300
