@@ -47,6 +47,7 @@ class MadeSpecialists:
         self._store = ArtifactStore(self._paths.artifacts)
         self._ledger = self._paths.ledger()
         self._last = Made()
+        self._watched = self._files(self._last)
         self._lock = threading.Lock()
 
     @property
@@ -58,16 +59,20 @@ class MadeSpecialists:
         """Return what should be served now. Never raises for what the state folder holds."""
         with self._lock:
             self._last = self._look(self._last)
+            self._watched = self._files(self._last)
             return self._last
 
     def watched(self) -> list[Path]:
-        """The files whose change may change what `look` finds."""
-        paths, history = self._paths, self._last.history
+        """The files and folders whose change may change what `look` finds; as the last look saw them."""
+        return self._watched
+
+    def _files(self, last: Made) -> list[Path]:
+        paths, history = self._paths, last.history
         found = [self._ledger.path, self._ledger.head, paths.trusted, *sorted(paths.trusted.glob("*.pem"))]
         for specialist in history.stages:
             found += [paths.manifest(specialist), paths.weights(specialist)]
-        for entry in self._last.entries:
-            found += sorted(Path(entry.adapter).rglob("*"))
+        for entry in last.entries:
+            found += [Path(entry.adapter), *sorted(Path(entry.adapter).rglob("*"))]
         return found
 
     def _look(self, last: Made) -> Made:
