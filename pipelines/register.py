@@ -67,7 +67,7 @@ def believed_quality(evaluated: dict[str, Any]) -> float:
     """P(right | believed) on held-out examples: what a caller gets. Of all answers where no threshold is justified."""
     threshold = evaluated["threshold"]
     if threshold["threshold"] is None or not threshold["coverage"]:
-        return float(evaluated["specialist"]["exact"]["value"])
+        return float(evaluated["specialist"]["exact"]["share"] or 0.0)
     return max(0.0, 1.0 - float(threshold["risk"]) / float(threshold["coverage"]))
 
 
