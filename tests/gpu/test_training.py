@@ -11,7 +11,10 @@ from tests.unit.tiny_model import write_pairs, write_tiny_model
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl", reason="the training extra is not installed")
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
 @pytest.fixture(scope="module")
