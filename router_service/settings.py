@@ -25,7 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     registry: Path = Path("registry.yaml")
     """The operator's registry file; edits take effect within two seconds."""
     policies: Path = POLICIES
-    """Folder with planner.yaml, clusters.yaml, access.yaml and redaction.yaml."""
+    """Folder with planner.yaml, clusters.yaml, access.yaml, redaction.yaml and promotion.yaml."""
     state: Path = Path(".journeyman")
     """Folder of the spool, the store, the keys and the logs; made with mode 0700."""
     host: str = "127.0.0.1"
