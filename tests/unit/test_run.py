@@ -90,6 +90,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path):
         (mine.folder / "out").write_text("one")
         (others.folder / "out").write_text("other")
         mine.finish([Path("out")], {})
+        time.sleep(0.005)  # which of two ended last is told by milliseconds
         others.finish([Path("out")], {})
         assert (mine.folder / "out").read_text() == "one"
     assert newest_run(tmp_path, "make") == other.run_id
