@@ -127,7 +127,8 @@ def _choose(request: PlanRequest, field: _Field, policy: PlannerPolicy, chance: 
         )
         field.feasible[candidate.name] = (candidate, weighed, link)
     _reject_poor(field, chosen, sla)
-    return _Choice(chosen.chain, _remark(chosen, sla), selection.explored)
+    remark = "" if selection.explored else _remark(chosen, alternatives, sla)
+    return _Choice(chosen.chain, remark, selection.explored)
 
 
 def _alternatives(request: PlanRequest, field: _Field, policy: PlannerPolicy, lam: float) -> list[Alternative]:
@@ -169,9 +170,11 @@ def _money(chain: Sequence[Link], field: _Field) -> float:
     return mean_usd
 
 
-def _remark(chosen: Alternative, quality_sla: float) -> str:
+def _remark(chosen: Alternative, alternatives: Sequence[Alternative], quality_sla: float) -> str:
     if chain_quality(chosen.chain) >= quality_sla:
         return ""
+    if any(chain_quality(one.chain) >= quality_sla for one in alternatives):
+        return f"the spend ceiling does not afford the {quality_sla:.2f} that the tier asks for on this call"
     return f"no chain meets the quality of {quality_sla:.2f} that the tier asks for, so the best goes first"
 
 

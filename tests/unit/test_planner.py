@@ -1,6 +1,7 @@
 import re
 from itertools import combinations, permutations
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,10 @@ from policies.chains import (
     cheapest_chain,
     expected_cost,
 )
+from policies.learning import LearningPolicy
 from policies.plan import Candidate, PlanRequest, TaskFeatures, Terms
 from policies.planner import plan
+from policies.selection import Chance
 from policies.terms import PlannerPolicy
 from registry.entries import Prices
 from registry.errors import NoCandidateError
@@ -198,3 +201,12 @@ def test_the_p95_counts_only_steps_that_a_noticeable_share_reaches():
     first, second, third = (Link(n, 1, 1, 100.0, p, 1) for n, p in (("a", 0.8), ("b", 0.8), ("c", 1.0)))
     assert chain_p95_ms((first, second, third), unlikely=0.05) == 200.0
     assert chain_p95_ms((first, second, third), unlikely=0.01) == 300.0
+
+
+def test_a_ceiling_that_does_not_afford_the_sla_says_so():
+    poor = structs.replace(SMALL, quality=0.6)
+    sure = structs.replace(POLICY, learning=LearningPolicy(exploration_share=0.0))
+    made = plan(REQUEST, [FRONTIER, poor], sure, Chance(np.random.default_rng(0), lam=1e9))
+    assert made.primary_model == "small"
+    assert "the spend ceiling does not afford the 0.80" in made.justification
+    assert "no chain meets" in plan(REQUEST, [structs.replace(FRONTIER, quality=0.5), poor], sure).justification
