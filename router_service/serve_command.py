@@ -36,6 +36,8 @@ def run(settings: Settings) -> None:
 
     from .log import configure  # noqa: PLC0415
 
+    # numpy reads it when it is first imported: threads that wait for each other cost more than vectors of 45 numbers.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     configure(settings.log_level, settings.log_format)
     uvloop.run(_serve(settings))
 
