@@ -38,10 +38,10 @@ def cluster(state: Path | None, run_id: str | None, as_json: bool, **given: Any)
     from observations.state import DEFAULT_ROOT, StatePaths  # noqa: PLC0415
     from pipelines.cluster import ClusterOptions  # noqa: PLC0415
     from pipelines.cluster_step import CLUSTERS, read_cluster_file, run_cluster  # noqa: PLC0415
-    from pipelines.run import Run, newest_run  # noqa: PLC0415
+    from pipelines.run import RUNS, Run, newest_run  # noqa: PLC0415
 
     paths = StatePaths(state or DEFAULT_ROOT)
-    root = paths.root / "runs"
+    root = paths.root / RUNS
     options = ClusterOptions(sample=given["sample"], min_cluster_calls=given["min_calls"])
     with Run.open(root, run_id or newest_run(root, "curate")) as run:
         step = run_cluster(run, paths, options, given["drift_alert"])
@@ -91,7 +91,7 @@ def propose(state: Path | None, run_id: str | None, registry: Path, policy: Path
     import policies  # noqa: PLC0415
     from observations.state import DEFAULT_ROOT, StatePaths  # noqa: PLC0415
     from pipelines.propose import PROPOSALS, load_proposal_policy, read_proposals, run_propose  # noqa: PLC0415
-    from pipelines.run import Run, newest_run  # noqa: PLC0415
+    from pipelines.run import RUNS, Run, newest_run  # noqa: PLC0415
     from registry.loading import load_catalog  # noqa: PLC0415
     from registry.managed import MadeSpecialists  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def propose(state: Path | None, run_id: str | None, registry: Path, policy: Path
     thresholds = load_proposal_policy(policy or Path(str(policies.__file__)).parent / "proposals.yaml")
     paths = StatePaths(state or DEFAULT_ROOT)
     catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog
-    root = paths.root / "runs"
+    root = paths.root / RUNS
     with Run.open(root, run_id or newest_run(root, "cluster")) as run:
         path = run_propose(run, catalog, thresholds).folder / PROPOSALS
     if as_json:

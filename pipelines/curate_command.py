@@ -21,10 +21,8 @@ from pipelines.curate import CurateOptions, CurateReport, CurateResult
 from pipelines.curate import curate as run_curate
 from pipelines.curate_filters import FilterOptions
 from pipelines.curate_rows import RecordedScope
-from pipelines.run import Run
+from pipelines.run import RUNS, Run
 from registry.errors import EnvironmentFaultError
-
-RUNS = "runs"
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)

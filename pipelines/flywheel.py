@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -19,14 +19,12 @@ from pipelines.datasets import Dataset, DatasetStore
 from pipelines.promote import Look, look_at_all
 from pipelines.propose import PROPOSALS, ProposedTask, load_proposal_policy, read_proposals, run_propose
 from pipelines.register import ACTOR, register
-from pipelines.run import Run
+from pipelines.run import RUNS, Run
 from pipelines.training_config import make_config
 from policies.promotion import PromotionPolicy
 from registry.catalog import Catalog
 from registry.errors import BadInputError, NotFoundError
 from registry.registrar import Note, Registrar
-
-RUNS: Final = "runs"
 
 Say = Callable[[str], None]
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from observations.state import StatePaths
+from pipelines.register import ACTOR
 from pipelines.trials import step_began_ms, trial_of
 from policies.promotion import PromotionDecision, PromotionPolicy, decide
 from policies.promotion_trial import TrialState
@@ -21,7 +22,6 @@ from registry.identifiers import digest_of
 from registry.registrar import Note, Registrar
 from registry.stage_moves import StageNow
 
-ACTOR: Final = "journeyman flywheel"
 ON_THE_WAY: Final = ("shadow", "canary")
 
 

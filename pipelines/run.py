@@ -30,6 +30,8 @@ from pipelines.heartbeat import STALL_S, Heartbeat, Tracker, read_beat
 from registry.errors import BadInputError, NotFoundError, StorageError
 
 MANIFEST: Final = "manifest.json"
+RUNS: Final = "runs"
+"""The folder of all runs in the state folder."""
 
 _LOCK: Final = "run.lock"
 _STARTED: Final = "started"

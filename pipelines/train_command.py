@@ -20,7 +20,7 @@ from pipelines.datasets import Dataset, DatasetStore
 from pipelines.fine_tune import PEFTFineTunePipeline
 from pipelines.loop_rows import ASSIGNMENTS, CURATED, Assignment, CuratedCall, read_rows
 from pipelines.provenance import provenance_of, save_provenance
-from pipelines.run import Run, Step, newest_run, sha256_of, write_atomically
+from pipelines.run import RUNS, Run, Step, newest_run, sha256_of, write_atomically
 from pipelines.training_config import PRESETS, TrainingConfig, check, least_steps, make_config
 from pipelines.training_data import read_data
 from pipelines.training_result import Progress
@@ -55,7 +55,7 @@ def dataset() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def dataset_build(state: Path, run_id: str | None, as_json: bool, **given: Any) -> None:
     """Make a version of the cluster's dataset, or find the one that holds just these calls."""
-    runs = state / "runs"
+    runs = state / RUNS
     run_folder = runs / (run_id or newest_run(runs, "curate"))
     shares = SplitShares(given["dev_share"], given["test_share"])
     choice = Choice(shares=shares, least_examples=given["min_examples"])
@@ -139,7 +139,7 @@ def train(
         config = make_config(preset, training_data_path=str(source), output_dir=str(state / "dry-run"), **given)
         _show(PEFTFineTunePipeline(_say).dry_run_training(config), as_json)
         return
-    with Run.open(state / "runs", run_id) as run:
+    with Run.open(state / RUNS, run_id) as run:
         config = make_config(preset, training_data_path=str(source), output_dir=str(run.folder / "train"), **given)
         step = train_step(run, config)
         _show({"run": run.run_id, "adapter": str(step.folder / ADAPTER), **_told(step.facts)}, as_json)
@@ -158,7 +158,7 @@ def train(
 @click.option("--json", "as_json", is_flag=True)
 def evaluate(state: Path, run_id: str | None, as_json: bool, **given: Any) -> None:
     """Judge a trained adapter on the test part of its dataset, through the engine and the live verifier."""
-    runs = state / "runs"
+    runs = state / RUNS
     with Run.open(runs, run_id or newest_run(runs, "train")) as run:
         price_in, price_out = given.pop("price_in"), given.pop("price_out")
         known = price_in is not None or price_out is not None
@@ -240,7 +240,7 @@ def trained_adapters(state: Path) -> dict[str, str]:
 
     Raises IntegrityError for a specialist whose manifest does not hold: what it was trained on is then not known.
     """
-    records = sorted((state / "runs").glob(f"*/train/{TRAINING}"))
+    records = sorted((state / RUNS).glob(f"*/train/{TRAINING}"))
     found = {str(path.parent / ADAPTER): str(msgspec.json.decode(path.read_bytes())["dataset"]) for path in records}
     registrar = Registrar(state)
     return found | {one: registrar.check(one).dataset for one in registrar.history().stages}

@@ -7,7 +7,6 @@ and calibrates the shadow's threshold. Nobody sees the answer.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from typing import Final
 
@@ -16,6 +15,7 @@ from msgspec import Struct
 from observations.records import CallRecord, ShadowRecord
 from policies.agreement import agree
 from policies.confidence_book import JudgedAnswer
+from policies.constraints import luck_of
 from policies.contenders import Contender
 from policies.plan import TaskFeatures
 from policies.verify import Verifier
@@ -183,7 +183,4 @@ class Mirror:
 
 def is_drawn(call_id: str, specialist: str, share: float) -> bool:
     """Whether a call is among the share that is mirrored: the same for the same call and specialist."""
-    if share >= 1.0:
-        return True
-    luck = int.from_bytes(hashlib.blake2b(f"{call_id}:{specialist}".encode(), digest_size=8).digest(), "big")
-    return luck < share * 2.0**64
+    return luck_of(f"shadow of {specialist}", call_id) < share

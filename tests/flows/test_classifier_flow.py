@@ -5,15 +5,13 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from observations.loading import load_once
 from observations.records import CallRecord, SignatureRecord
-from observations.spool import Spool
-from observations.state import StatePaths
 from pipelines.classifier_command import classifier
 from pipelines.workload import Workload
 from policies.redaction import Redactor
 from registry.errors import BadInputError, NotFoundError
 from specialists.classifier import LearnedClassifier, digest_at
+from tests.flows.recorded_state import recorded
 
 FAMILIES = ("order_forms", "desk_triage", "office_actions", "comment_checks")
 """Texts with names, e-mail addresses and numbers in them."""
@@ -43,16 +41,6 @@ def records(workload, source="signature", hint_agrees=None, **said):
             outcome="verified",
             **{name: value(number) for name, value in said.items()},
         )
-
-
-def recorded(folder, events):
-    state = StatePaths(folder).create()
-    spool = Spool.open(state.spool)
-    for event in events:
-        assert spool.append(event)
-    spool.close()
-    load_once(state)
-    return state
 
 
 def run(*arguments):

@@ -12,10 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from observations.loading import load_once
 from observations.records import CallRecord, FeedbackRecord, SignatureRecord
-from observations.spool import Spool
-from observations.state import StatePaths
 from pipelines.curate_command import curate
 from pipelines.loop_rows import CURATED, CuratedCall, read_rows
 from pipelines.run import MANIFEST, newest_run
@@ -24,8 +21,10 @@ from pipelines.teacher_gold import gold_answer
 from pipelines.workload import Workload
 from policies.redaction import Redactor
 from registry.errors import BadInputError, NotFoundError
+from tests.flows.recorded_state import recorded as store_of
 
 ROOT = Path(__file__).parents[2]
+
 FAMILIES = ("order_forms", "desk_triage", "office_actions", "comment_checks")
 START_MS = 1_790_000_000_000
 
@@ -70,16 +69,6 @@ def calls(workload, split="train", first=0):
         )
 
 
-def load(root, events):
-    state = StatePaths(root).create()
-    spool = Spool.open(state.spool)
-    for event in events:
-        assert spool.append(event)
-    spool.close()
-    load_once(state)
-    return state
-
-
 def run(*arguments):
     return CliRunner().invoke(curate, [*map(str, arguments)], catch_exceptions=False)
 
@@ -98,7 +87,7 @@ def recorded(workload, tmp_path_factory):
         FeedbackRecord(id=f"fb{n}", call_id=made[n].id, at_ms=START_MS, outcome="failure")
         for n in range(0, len(made), 10)
     ]
-    load(root, [*signatures(workload), *made, *words])
+    store_of(root, [*signatures(workload), *made, *words])
     return root, made
 
 
@@ -199,7 +188,7 @@ def test_the_loader_gets_its_turn_while_curation_reads(state, workload):
         number = 0
         while not over.is_set():
             try:
-                load(state, list(calls(workload, "dev", first=100_000 + number * 1_000))[:5])
+                store_of(state, list(calls(workload, "dev", first=100_000 + number * 1_000))[:5])
             except Exception as error:
                 faults.append(error)
             number += 1

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from observations.loading import load_once
 from observations.records import AttemptRecord, CallRecord, ShadowRecord
-from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths
 from pipelines.promote import look_at_all
 from policies.promotion import Gates, PromotionPolicy, Step
 from registry.errors import NotFoundError
 from registry.registrar import Note, Registrar
+from tests.flows.recorded_state import record
 from tests.unit.made_specialists import make_folder, manifest
 
 ANN = Note("ann", "to be proven")
@@ -32,14 +31,6 @@ def shadow(state: StatePaths, name: str) -> str:
     made = registrar.register(make_folder(state.root.parent / name, values), manifest(name), ANN)
     registrar.promote(made, ANN)
     return made
-
-
-def record(state: StatePaths, events) -> None:
-    spool = Spool.open(state.spool, SpoolSettings())
-    for event in events:
-        spool.append(event)
-    spool.close()
-    load_once(state)
 
 
 def shadows(specialist: str, calls: int, wrong: float, malformed: float = 0.0):

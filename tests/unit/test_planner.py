@@ -17,36 +17,17 @@ from policies.chains import (
     expected_cost,
 )
 from policies.learning import LearningPolicy
-from policies.plan import Candidate, PlanRequest, TaskFeatures, Terms
+from policies.plan import PlanRequest, TaskFeatures, Terms
 from policies.planner import plan
 from policies.selection import Chance
 from policies.terms import PlannerPolicy
 from registry.entries import Prices
 from registry.errors import NoCandidateError
+from tests.unit.planning import candidate
 
 POLICY = PlannerPolicy()
 TERMS = Terms("standard", latency_budget_ms=20_000, max_cost_usd=0.1, safety_grade="C", quality_sla=0.8)
 REQUEST = PlanRequest(TaskFeatures("f" * 64, 500, 100, expected_output_tokens=50), "bank", TERMS)
-
-
-def candidate(name, price, quality=0.9, p_believed=0.9, **fields):
-    made = Candidate(
-        name=name,
-        kind="model",
-        backend="local",
-        stage="active",
-        safety_grade="B",
-        context_len=8192,
-        prices=Prices(input_usd_per_mtok=price, output_usd_per_mtok=4 * price),
-        clusters=("*",),
-        tools=True,
-        response_formats=True,
-        first_token_ms=200,
-        tokens_per_s=50,
-        quality=quality,
-        p_believed=p_believed,
-    )
-    return structs.replace(made, **fields)
 
 
 FRONTIER = candidate("frontier", 10.0, quality=0.97, p_believed=1.0, is_frontier=True)
