@@ -88,7 +88,9 @@ async def _serve(stand_in: Teacher, ready: dict[str, Any], *, host: str, port: i
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="May be repeated; default any.")
 @click.option("--arrivals", default="poisson", type=click.Choice(["poisson", "fixed"]), show_default=True)
 @click.option("--stream", is_flag=True, help="Ask for streamed answers.")
-@click.option("--feedback", is_flag=True, help="Post each grade to /feedback.")
+@click.option("--feedback", is_flag=True, help="Post each grade to /feedback; short for --feedback-share 1.")
+@click.option("--feedback-share", default=0.0, type=click.FloatRange(0, 1), show_default=True, help="Who does so.")
+@click.option("--corrections", is_flag=True, help="Who reports a wrong answer also says the right one.")
 @click.option("--max-in-flight", default=256, show_default=True)
 @click.option("--when-full", default="delay", type=click.Choice(["delay", "drop"]), show_default=True)
 @click.option("--timeout-s", default=120.0, show_default=True)
@@ -100,12 +102,14 @@ def traffic(
     workload_text: str | None,
     families: str | None,
     splits: tuple[str, ...],
+    feedback: bool,
     min_correct: float | None,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Send a workload through a gateway at a set rate, open loop, and score the answers."""
+    as_json = options.pop("as_json")
     options["rate_per_s"] = options.pop("rate")
+    options["feedback_share"] = 1.0 if feedback else options["feedback_share"]
     plan = TrafficPlan(
         workload=Workload.parse(workload_text or _default_workload()),
         families=tuple(families.split(",")) if families else None,

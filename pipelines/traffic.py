@@ -18,6 +18,7 @@ import aiohttp
 import msgspec
 
 from pipelines.graders import UNGRADED
+from pipelines.teacher_gold import gold_answer
 from pipelines.traffic_call import Received, call_chat, check_reachable, post_feedback
 from pipelines.traffic_report import CallResult, Sending, TrafficReport, summarise
 from pipelines.workload import Workload
@@ -41,7 +42,12 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     splits: tuple[str, ...] | None = None
     arrivals: Literal["poisson", "fixed"] = "poisson"
     stream: bool = False
-    feedback: bool = False
+    feedback_share: float = 0.0
+    """Share of the callers that report how their call went."""
+    corrections: bool = False
+    """Whether who reports a wrong answer says what would have been right."""
+    rows: tuple[Row, ...] = ()
+    """Just these, in this order, instead of choosing some."""
     max_in_flight: int = 256
     when_full: Literal["delay", "drop"] = "delay"
     timeout_s: float = 120.0
@@ -55,6 +61,8 @@ class TrafficPlan(msgspec.Struct, frozen=True):
             raise BadInputError(f"calls must be at least 1, not {self.calls}")
         if self.max_in_flight < 1 or self.timeout_s <= 0:
             raise BadInputError("max_in_flight and timeout_s must be above 0")
+        if not 0 <= self.feedback_share <= 1:
+            raise BadInputError(f"feedback_share must be in 0..1, not {self.feedback_share}")
 
 
 async def run_traffic(plan: TrafficPlan, on_progress: Progress | None = None) -> TrafficReport:
@@ -85,6 +93,8 @@ def pick_rows(plan: TrafficPlan) -> list[Row]:
     Raises:
         WorkloadError: no such family or split, or nothing is left after choosing.
     """
+    if plan.rows:
+        return list(plan.rows)
     rng = random.Random(f"traffic:{plan.seed}")  # noqa: S311 (no secret)
     pools: dict[str, list[Row]] = {}
     for row in plan.workload.rows(plan.families, plan.splits):
@@ -107,6 +117,13 @@ def arrival_times(plan: TrafficPlan, count: int) -> Iterator[float]:
     for _ in range(count):
         yield due
         due += rng.expovariate(plan.rate_per_s) if plan.arrivals == "poisson" else 1 / plan.rate_per_s
+
+
+def correction_text(row: Row) -> str:
+    """What a caller writes who knows better: the right answer's text, or its tool calls as JSON."""
+    gold = gold_answer(row)
+    calls = [{"name": call.name, "arguments": call.parsed()} for call in gold.tool_calls]
+    return msgspec.json.encode(calls[0] if len(calls) == 1 else calls).decode() if calls else gold.text
 
 
 def _shuffled(pool: list[Row], rng: random.Random) -> Iterator[Row]:
@@ -165,8 +182,8 @@ class _Sender:
         self._results.append(result)
         if self._out:
             self._out.write(msgspec.json.encode(result) + b"\n")
-        if self._plan.feedback and received.call_id and result.correct is not None:
-            await self._report_outcome(result)
+        if received.call_id and result.correct is not None and self._reports(row):
+            await self._report_outcome(row, result)
         self._advance()
 
     def _grade(self, row: Row, received: Received) -> CallResult:
@@ -185,14 +202,15 @@ class _Sender:
             **facts,
         )
 
-    async def _report_outcome(self, result: CallResult) -> None:
-        taken = await post_feedback(
-            self._session,
-            f"{self._base_url}/feedback",
-            result.call_id,
-            result.score,
-            success=bool(result.correct),
-        )
+    def _reports(self, row: Row) -> bool:
+        """Whether the caller of this row is one who reports: the same ones in every run of a seed."""
+        return random.Random(f"feedback:{self._plan.seed}:{row.id}").random() < self._plan.feedback_share  # noqa: S311
+
+    async def _report_outcome(self, row: Row, result: CallResult) -> None:
+        said: dict[str, Any] = {"outcome": "success" if result.correct else "failure", "score": result.score}
+        if self._plan.corrections and not result.correct:
+            said["correction"] = correction_text(row)
+        taken = await post_feedback(self._session, f"{self._base_url}/feedback", result.call_id, said)
         self._sending.feedback_sent += taken
         self._sending.feedback_failed += not taken
 

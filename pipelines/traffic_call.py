@@ -69,9 +69,9 @@ async def call_chat(session: aiohttp.ClientSession, url: str, body: dict[str, An
     return received
 
 
-async def post_feedback(session: aiohttp.ClientSession, url: str, call_id: str, score: float, *, success: bool) -> bool:
-    """Tell the gateway how a call went; whether it took it."""
-    body = {"id": call_id, "outcome": "success" if success else "failure", "score": score, "source": "grader"}
+async def post_feedback(session: aiohttp.ClientSession, url: str, call_id: str, said: Mapping[str, Any]) -> bool:
+    """Tell the gateway how a call went (`outcome`, `score`, `correction`); whether it took it."""
+    body = {"id": call_id, "source": "grader", **said}
     try:
         async with session.post(url, data=msgspec.json.encode(body)) as response:
             return response.status < 300

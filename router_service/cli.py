@@ -20,7 +20,7 @@ EXIT_DONE, EXIT_GATE, EXIT_INPUT, EXIT_ENVIRONMENT = 0, 1, 2, 3
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("router_service.serve_command:serve", "Run the gateway."),
-    "demo": ("router_service.demo_command:demo", "Show a routed answer, then a few hundred, on this machine."),
+    "demo": ("pipelines.demo_command:demo", "Show a routed answer, then a few hundred, on this machine."),
     "ask": ("router_service.ask_command:ask", "Ask a running gateway and see its plan."),
     "doctor": ("router_service.doctor_command:doctor", "Check this machine, the files and the servers."),
     "engine": ("router_service.engine_command:engine", "Run the embedded engine alone, or prepare its weights."),

@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
+from msgspec import structs
 
 from pipelines.cli import traffic, workload
 from pipelines.teacher import Teacher, TeacherConfig
@@ -174,7 +175,8 @@ async def test_headers_feedback_costs_and_errors_are_reported(own, tmp_path):
 
     out = tmp_path / "calls.jsonl"
     async with served(gateway, feedback=feedback) as url:
-        plan = plan_for(own, url, calls=40, families=("desk_triage",), feedback=True, out=out, rate_per_s=200)
+        plan = plan_for(own, url, calls=40, families=("desk_triage",), feedback_share=1.0, out=out, rate_per_s=200)
+        plan = structs.replace(plan, corrections=True)
         report = await run_traffic(plan)
     total = report.total
     assert total.errors == {"http_429:rate_limit_exceeded": 10}
@@ -186,6 +188,8 @@ async def test_headers_feedback_costs_and_errors_are_reported(own, tmp_path):
     assert {one["outcome"] for one in told} <= {"success", "failure"}
     assert sum(one["outcome"] == "success" for one in told) == total.correct
     assert all(one["source"] == "grader" and 0 <= one["score"] <= 1 for one in told)
+    assert all(("correction" in one) == (one["outcome"] == "failure") for one in told)
+    assert {json.loads(one["correction"])["category"] for one in told if "correction" in one}.isdisjoint({"other"})
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 40
     assert sum(line["error"] == "" for line in lines) == 30

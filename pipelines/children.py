@@ -1,4 +1,7 @@
-"""Child processes that say on stdout, as one JSON line, when and where they are ready."""
+"""Our own commands as child processes: servers that say on stdout, as one JSON line, when and where they are ready.
+
+Knows how they are started, waited for and ended; not what they do.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from registry.errors import EnvironmentFaultError
+
+GATEWAY_WAIT_S: Final = 180.0
+"""An engine on a busy CPU loads its weights in half a minute."""
 
 
 class Child:
@@ -57,3 +66,30 @@ class Child:
         self._log.close()
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+
+def command_of(arguments: list[str]) -> list[str]:
+    """Return how `journeyman ARGUMENTS` is called in this environment."""
+    return [sys.executable, "-m", "router_service.cli", *arguments]
+
+
+def wait_until_ready(url: str, timeout_s: float = GATEWAY_WAIT_S) -> None:
+    """Wait for a gateway's backends and adapters. Raises EnvironmentFaultError with what is missing."""
+    end_s = time.monotonic() + timeout_s
+    while (report := readiness(url))["status"] != "ready":
+        if time.monotonic() > end_s:
+            trouble = "; ".join(report["trouble"])
+            raise EnvironmentFaultError(f"The gateway is not ready after {timeout_s:g} s: {trouble}")
+        time.sleep(0.2)
+
+
+def readiness(url: str) -> dict[str, Any]:
+    """Return what a gateway says of its readiness; `unavailable` when it says nothing."""
+    try:
+        with urllib.request.urlopen(url + "/readyz", timeout=5) as response:  # noqa: S310  our own gateway
+            report: dict[str, Any] = json.load(response)
+    except urllib.error.HTTPError as error:
+        report = json.load(error)
+    except OSError as error:
+        report = {"status": "unavailable", "trouble": [str(error)]}
+    return report

@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,10 @@ import click
 from msgspec import Struct
 from rich.console import Console
 
-from registry.errors import EnvironmentFaultError, GateFailedError
-
-from .children import Child
+from pipelines.children import Child, command_of, wait_until_ready
+from registry.errors import GateFailedError
 
 EXIT_ENV = "JOURNEYMAN_DEMO_EXIT"
-_ENGINE_WAIT_S = 180.0
 
 
 class Plan(Struct, frozen=True):
@@ -118,7 +114,7 @@ class _Demo:
         self._console.print(
             f"[dim]$[/] {shown + ' ' if shown else ''}journeyman {' '.join(arguments)}", highlight=False
         )
-        child = Child(name, _command(arguments), self._plan.state / f"{name}.log", environment)
+        child = Child(name, command_of(arguments), self._plan.state / f"{name}.log", environment)
         self._children.callback(child.stop)
         return child.wait_ready(60)
 
@@ -126,7 +122,7 @@ class _Demo:
         """Run a command of ours to its end, in sight or captured; returns what was captured."""
         self._console.print(f"[dim]$[/] journeyman {' '.join(arguments)}", highlight=False)
         done = subprocess.run(  # noqa: S603  our own command
-            _command(arguments), check=False, stdout=subprocess.PIPE if capture else None, text=True
+            command_of(arguments), check=False, stdout=subprocess.PIPE if capture else None, text=True
         )
         if done.returncode:
             raise GateFailedError(f"`journeyman {arguments[0]}` ended with {done.returncode}.")
@@ -134,12 +130,7 @@ class _Demo:
 
     def _wait_for_engine(self, url: str) -> None:
         with self._console.status("the engine loads its weights"):
-            end_s = time.monotonic() + _ENGINE_WAIT_S
-            while (report := _readiness(url))["status"] != "ready":
-                if time.monotonic() > end_s:
-                    trouble = "; ".join(report["trouble"])
-                    raise EnvironmentFaultError(f"The gateway is not ready after {_ENGINE_WAIT_S:g} s: {trouble}")
-                time.sleep(0.2)
+            wait_until_ready(url)
 
     def _first_answer(self, url: str) -> float:
         request = self._plan.state / "first.json"
@@ -181,21 +172,6 @@ def _beside(program: str) -> str:
     """How to call a program of this environment from here."""
     path = Path(sys.executable).parent / program
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _command(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "router_service.cli", *arguments]
-
-
-def _readiness(url: str) -> dict[str, Any]:
-    try:
-        with urllib.request.urlopen(url + "/readyz", timeout=5) as response:  # noqa: S310  our own gateway
-            report: dict[str, Any] = json.load(response)
-    except urllib.error.HTTPError as error:
-        report = json.load(error)
-    except OSError as error:
-        report = {"status": "unavailable", "trouble": [str(error)]}
-    return report
 
 
 def _first_request(workload: Path) -> dict[str, Any]:
