@@ -1,24 +1,29 @@
 """Looks at every specialist on its way up and makes the moves that its evidence allows. Every look is safe.
 
 The gates and what they prove are `policies.promotion`'s; the signed moves are the registrar's. Looking is free: the
-evidence may be looked at at any time without making a wrong promotion likelier.
+evidence may be looked at at any time without making a wrong promotion likelier. Every look leaves a report, and the
+report of a move is there before the ledger names it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from observations.state import StatePaths
+from pipelines.promotion_archive import REPORTS, evidence_of, file_report, withdraw
+from pipelines.promotion_examples import examples_of
+from pipelines.promotion_report import report_of
 from pipelines.register import ACTOR
 from pipelines.trials import step_began_ms, trial_of
 from policies.promotion import PromotionDecision, PromotionPolicy, decide
 from policies.promotion_trial import TrialState
-from registry.errors import BadInputError, NotFoundError
-from registry.identifiers import digest_of
+from registry.errors import BadInputError, JourneymanError, NotFoundError
 from registry.registrar import Note, Registrar
 from registry.stage_moves import StageNow
 
@@ -37,6 +42,8 @@ class Look(Struct, frozen=True):
     """The place it was moved to; empty when it stayed."""
     waits_for: str = ""
     """What a person has to say, where the step's mode is `ask`."""
+    report: str = ""
+    """The folder of its report; empty when none was written."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -44,15 +51,33 @@ class Look(Struct, frozen=True):
         return built
 
 
+class _Looker(Struct, frozen=True):
+    """What every look of one round needs."""
+
+    state: StatePaths
+    policy: PromotionPolicy
+    registrar: Registrar
+    move: bool
+    reports: Path | None
+
+
 def look_at_all(
-    state: StatePaths, policy: PromotionPolicy, *, move: bool = True, only: str | None = None
+    state: StatePaths,
+    policy: PromotionPolicy,
+    *,
+    move: bool = True,
+    only: str | None = None,
+    report: bool = True,
+    reports: Path | None = None,
 ) -> list[Look]:
     """Judge every specialist in shadow or canary (or `only` one), and make the moves whose mode is `auto`.
+
+    Unless `report` says no, each look is reported in `reports`, which is the state's own folder when None.
 
     Raises:
         NotFoundError: nothing was recorded yet, or `only` names no specialist on its way up.
         BadInputError: a specialist's canary share is none of the policy's steps.
-        StorageError: the record or the ledger cannot be read.
+        StorageError: the record or the ledger cannot be read, or a report not written.
     """
     registrar = Registrar(state.root)
     history = registrar.history()
@@ -61,32 +86,50 @@ def look_at_all(
         standing = [now for now in standing if only in (now.specialist, now.name)]
         if not standing:
             raise NotFoundError(f"No specialist {only} is in shadow or canary; see `journeyman registry ledger`.")
-    return [_look(state, policy, now, step_began_ms(history, now.specialist), registrar, move) for now in standing]
+    looker = _Looker(state, policy, registrar, move, (reports or state.root / REPORTS) if report else None)
+    return [_look(looker, now, step_began_ms(history, now.specialist)) for now in standing]
 
 
-def _look(
-    state: StatePaths, policy: PromotionPolicy, now: StageNow, since_ms: int, registrar: Registrar, move: bool
-) -> Look:
-    trial = trial_of(state, now, since_ms)
-    decision = decide(trial, policy)
+def _look(looker: _Looker, now: StageNow, since_ms: int) -> Look:
+    trial = trial_of(looker.state, now, since_ms)
+    decision = decide(trial, looker.policy)
     look = Look(now.specialist, now.stage, trial.share, trial, decision)
-    if decision.move is None:
-        return look
-    if decision.move.mode == "ask" and decision.verdict == "promote":
-        ask = f"journeyman registry promote {now.specialist} --to {decision.move.stage} --share {decision.move.share}"
-        return msgspec.structs.replace(look, waits_for=ask)
-    if not move:
-        return look
-    _carry_out(registrar, look, decision)
-    return msgspec.structs.replace(look, moved_to=f"{decision.move.stage} {decision.move.share:.0%}")
+    to = decision.move
+    asks = to is not None and to.mode == "ask" and decision.verdict == "promote"
+    moves = to is not None and looker.move and not asks
+    folder = _report(looker, look, now, since_ms, for_ever=moves)
+    if to is None:
+        return msgspec.structs.replace(look, report=folder)
+    place = f"{to.stage} {to.share:.0%}"
+    if asks:
+        ask = f"journeyman registry promote {now.specialist} --to {to.stage} --share {to.share}"
+        return msgspec.structs.replace(look, report=folder, waits_for=ask)
+    if moves:
+        _carry_out(looker.registrar, look, folder)
+    return msgspec.structs.replace(look, report=folder, moved_to=place if moves else "")
 
 
-def _carry_out(registrar: Registrar, look: Look, decision: PromotionDecision) -> None:
-    assert decision.move is not None
-    note = Note(ACTOR, decision.reasons[0], digest_of(look.as_json()))
-    share = decision.move.share if decision.move.stage == "canary" else None
-    act: Callable[..., Any] = registrar.promote if decision.verdict == "promote" else registrar.demote
-    act(look.specialist, note, decision.move.stage, share)
+def _report(looker: _Looker, look: Look, now: StageNow, since_ms: int, *, for_ever: bool) -> str:
+    """Write a look's report, before its move: what the ledger names is there. Returns the folder."""
+    if looker.reports is None:
+        return ""
+    made_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    examples = examples_of(looker.state, now, since_ms)
+    report = report_of(look.trial, look.decision, looker.policy, examples, made_at)
+    return str(file_report(looker.reports, report, look.as_json(), for_ever=for_ever))
+
+
+def _carry_out(registrar: Registrar, look: Look, folder: str) -> None:
+    assert look.decision.move is not None
+    note = Note(ACTOR, look.decision.reasons[0], evidence_of(look.as_json())[1])
+    share = look.decision.move.share if look.decision.move.stage == "canary" else None
+    act: Callable[..., Any] = registrar.promote if look.decision.verdict == "promote" else registrar.demote
+    try:
+        act(look.specialist, note, look.decision.move.stage, share)
+    except JourneymanError:
+        if folder:
+            withdraw(Path(folder))
+        raise
 
 
 def policy_of(text: str | None, source: str) -> PromotionPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from observations.state import DEFAULT_ROOT, StatePaths
 from pipelines.promote import Look, look_at_all, policy_of
+from pipelines.promotion_archive import PAGE
 from policies.promotion import GateResult, PromotionPolicy
 from registry.errors import BadInputError
 
@@ -20,14 +22,31 @@ from registry.errors import BadInputError
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help=f"[default: {DEFAULT_ROOT}]")
 @click.option("--policy", type=click.Path(path_type=Path), help="A promotion.yaml.  [default: the shipped one]")
 @click.option("--dry-run", is_flag=True, help="Judge, and move nobody.")
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the reports.  [default: reports, in the state folder]",
+)
+@click.option("--no-report", is_flag=True, help="Write no report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the looks as JSON.")
-def promote(specialist: str | None, state: Path | None, policy: Path | None, dry_run: bool, as_json: bool) -> None:
+def promote(specialist: str | None, state: Path | None, policy: Path | None, as_json: bool, **given: Any) -> None:
     """Judge specialists in shadow and canary by the record, and make the moves that are proven.
 
     Looking often makes no wrong promotion likelier. Moves whose mode is `ask` are told, and wait for
-    `journeyman registry promote`.
+    `journeyman registry promote`. Each look leaves promotion.html, .md and .json in the folder of its specialist; those
+    of a move are kept in a folder of their own, named by the evidence that the ledger names.
     """
-    looks = look_at_all(StatePaths(state or DEFAULT_ROOT), read_policy(policy), move=not dry_run, only=specialist)
+    if given["no_report"] and given["reports"]:
+        raise BadInputError("Name either --report or --no-report, not both.", param="report")
+    looks = look_at_all(
+        StatePaths(state or DEFAULT_ROOT),
+        read_policy(policy),
+        move=not given["dry_run"],
+        only=specialist,
+        report=not given["no_report"],
+        reports=given["reports"],
+    )
     if as_json:
         click.echo(msgspec.json.encode([look.as_json() for look in looks]))
         return
@@ -61,6 +80,8 @@ def _show(console: Console, look: Look) -> None:
         console.print(f"  moved to {look.moved_to}")
     if look.waits_for:
         console.print(f"  waits for a person: {look.waits_for}")
+    if look.report:
+        console.print(f"  report: {Path(look.report) / PAGE}", highlight=False, soft_wrap=True)
 
 
 def _row(gate: GateResult) -> tuple[str, ...]:

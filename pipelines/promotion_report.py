@@ -80,6 +80,8 @@ class PromotionReport(Struct, frozen=True, kw_only=True):
     """What cannot be said yet."""
     made_at: str = ""
     """As people write it; empty when the caller gave no time."""
+    evidence: str = ""
+    """The sha256 of the evidence shown, which the ledger's entry of a move names; empty when it was not kept."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -185,7 +187,7 @@ def _page(report: PromotionReport) -> Page:
     decision = report.decision
     return Page(
         title=f"{report.specialist}: {VERDICTS[decision.verdict].lower()}",
-        kicker=f"Trial of {report.specialist}" + (f", {report.made_at}" if report.made_at else ""),
+        kicker=_kicker(report),
         headline=report.headline,
         tone=TONES[decision.verdict],
         reasons=decision.reasons,
@@ -198,6 +200,11 @@ def _page(report: PromotionReport) -> Page:
         ),
         undecided=report.undecided or ("Nothing.",),
     )
+
+
+def _kicker(report: PromotionReport) -> str:
+    evidence = f"evidence {report.evidence}" if report.evidence else ""
+    return ", ".join(part for part in (f"Trial of {report.specialist}", report.made_at, evidence) if part)
 
 
 def _cell(gate: GateResult) -> Cell:
