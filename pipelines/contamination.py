@@ -26,7 +26,7 @@ RUN_WORDS: Final = 8
 LEAST_SHARE: Final = 0.5
 
 _FIELDS: Final = ("input", "text", "prompt", "question")
-_EVALUATED: Final = ("dev.jsonl", "test.jsonl")
+_EVALUATED: Final = ("dev.jsonl", "test.jsonl", "shadow.jsonl")
 _MAX_POSTINGS: Final = 50
 _COMMON_SHARE: Final = 0.05
 
@@ -106,7 +106,7 @@ def folded_words(text: str) -> list[str]:
 
 
 def dataset_splits(datasets: Path) -> Iterator[Path]:
-    """Yield the dev and test files of every version under the folder of datasets, sorted."""
+    """Yield the dev, test and shadow files of every version under the folder of datasets, sorted."""
     for name in _EVALUATED:
         yield from sorted(datasets.glob(f"*/*/{name}"))
 

@@ -30,8 +30,8 @@ def card(facts: Mapping[str, Any], parts: Mapping[Part, Sequence[Example]]) -> s
         f"signature `{(template['signature'] or 'any')[:12]}`",
         f"- lineage: {_pairs(facts['lineage']) or 'the calls themselves'}; every line names its calls",
         "",
-        "| part | examples | calls | sha256 |",
-        "|---|---|---|---|",
+        "| part | examples | judged by people | calls | sha256 |",
+        "|---|---|---|---|---|",
         *(_part_row(name, examples, facts["files"]) for name, examples in parts.items()),
         "",
         f"Answered by: {_counts(Counter(example.served_by for example in every))}. "
@@ -50,7 +50,7 @@ def card(facts: Mapping[str, Any], parts: Mapping[Part, Sequence[Example]]) -> s
         "",
         "The answers are another model's, believed by a check or a person; they are not all right. Personal data were",
         "replaced by surrogates before anything was stored. The text belongs to whose calls it came from: use it for",
-        "specialists of the same deployment. `test` is for judging: never train on it.",
+        "specialists of the same deployment. `test` and `shadow` are for judging: never train on them.",
         "",
     ]
     return "\n".join(lines)
@@ -58,7 +58,8 @@ def card(facts: Mapping[str, Any], parts: Mapping[Part, Sequence[Example]]) -> s
 
 def _part_row(name: str, examples: Sequence[Example], files: Mapping[str, Any]) -> str:
     calls = sum(len(example.call_ids) for example in examples)
-    return f"| {name} | {len(examples)} | {calls} | `{files[f'{name}.jsonl']['sha256'][:16]}` |"
+    judged = sum(example.is_judged for example in examples)
+    return f"| {name} | {len(examples)} | {judged} | {calls} | `{files[f'{name}.jsonl']['sha256'][:16]}` |"
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -12,7 +12,17 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from pipelines.dataset_split import PARTS, Part, SplitShares, normal_form, part_of, settled_part
+from pipelines.dataset_split import (
+    PARTS,
+    Part,
+    SplitShares,
+    held_back_share,
+    judged_part_of,
+    normal_form,
+    part_of,
+    settled_part,
+    unjudged_part_of,
+)
 from pipelines.loop_rows import Assignment, CuratedCall
 from pipelines.render import Example, Shape, counted, example_of, shape_of, template_of
 from policies.verify import Verifier
@@ -43,6 +53,7 @@ class Choice(Struct, frozen=True, kw_only=True):
     template: TemplateEntry | None = None
     """None: the one that fits the calls."""
     shares: SplitShares = SplitShares()
+    """From `dataset_split.LEAST_JUDGED` judged examples on, test and shadow are drawn from those alone."""
     least_examples: int = LEAST_EXAMPLES
     earlier: Mapping[str, Part] = {}
     """The part of each call in the versions before: it stays there."""
@@ -109,12 +120,22 @@ def _split(examples: Sequence[Example], template: TemplateEntry, choice: Choice)
     together: defaultdict[str, list[Example]] = defaultdict(list)
     for example in examples:
         together[normal_form(example.prompt)].append(example)
+    held_back = held_back_share(sum(example.is_judged for example in examples), len(examples))
     parts: dict[Part, list[Example]] = {part: [] for part in PARTS}
     for alike in together.values():
         ids = tuple(call_id for example in alike for call_id in example.call_ids)
-        part = settled_part(part_of(template.prompt, alike[0].prompt, choice.shares), choice.earlier, ids)
-        parts[part].extend(alike)
+        wanted = _wanted_part(alike, template.prompt, choice.shares, held_back)
+        parts[settled_part(wanted, choice.earlier, ids)].extend(alike)
     return {part: sorted(found, key=lambda one: one.call_id) for part, found in parts.items()}
+
+
+def _wanted_part(alike: Sequence[Example], template_key: str, shares: SplitShares, held_back: float) -> Part:
+    text = alike[0].prompt
+    if not held_back:
+        return part_of(template_key, text, shares)
+    if any(example.is_judged for example in alike):
+        return judged_part_of(template_key, text, shares, held_back)
+    return unjudged_part_of(template_key, text, shares)
 
 
 def _check_size(contents: Contents, least: int) -> None:
@@ -125,7 +146,8 @@ def _check_size(contents: Contents, least: int) -> None:
             f"The cluster {contents.cluster!r} has {sum(sizes.values())} different usable examples, and {least} are "
             f"needed (--min-examples). Left out: {dropped}. Record more traffic, or choose another cluster."
         )
-    small = [f"{part} has {sizes[part]}" for part in PARTS if sizes[part] < LEAST_IN_A_PART]
+    # Without a shadow part a specialist still proves itself, on live calls.
+    small = [f"{part} has {sizes[part]}" for part in PARTS if part != "shadow" and sizes[part] < LEAST_IN_A_PART]
     if small:
         raise BadInputError(
             f"Too few examples of {contents.cluster!r} to judge by: {', '.join(small)}; each part needs "

@@ -1,8 +1,8 @@
 """Datasets: immutable versions `ds://project/name@semver` under the state directory, made of recorded calls.
 
-A version is a folder `datasets/NAME/SEMVER/` with train.jsonl, dev.jsonl, test.jsonl, shapes.json, card.md and, written
-last, manifest.json with the sha256 of each. It is never changed: other calls make another version, the same calls give
-the version that is there. Knows nothing of training.
+A version is a folder `datasets/NAME/SEMVER/` with train.jsonl, dev.jsonl, test.jsonl, shadow.jsonl, shapes.json,
+card.md and, written last, manifest.json with the sha256 of each. It is never changed: other calls make another version,
+the same calls give the version that is there. Format 1 had no shadow part. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from registry.identifiers import digest_of
 MANIFEST: Final = "manifest.json"
 SHAPES: Final = "shapes.json"
 CARD: Final = "card.md"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_READABLE: Final = (1, FORMAT_VERSION)
 _URI: Final = re.compile(r"ds://([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)@(\d+)\.(\d+)\.(\d+)\Z")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 
@@ -110,8 +111,14 @@ class Dataset(Struct, frozen=True):
         return self.manifest.sha256
 
     def rows(self, part: Part) -> Iterator[Example]:
-        """Yield the examples of a part in their stored order."""
-        return read_rows(self.folder / f"{part}.jsonl", Example)
+        """Yield the examples of a part in their stored order; none of a part that the version's format had not."""
+        name = f"{part}.jsonl"
+        return read_rows(self.folder / name, Example) if name in self.manifest.files else iter(())
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many examples each part has."""
+        files = self.manifest.files
+        return {part: files[f"{part}.jsonl"].rows if f"{part}.jsonl" in files else 0 for part in PARTS}
 
     def shapes(self) -> dict[str, Shape]:
         """Return what answers must look like, by the digest that each example names."""
@@ -169,7 +176,8 @@ class DatasetStore:
 
     def versions(self, name: str) -> list[Dataset]:
         """Return the versions of a name, the oldest first; manifests are read, files not checked."""
-        found = [_read_manifest(path.parent) for path in (self._root / name).glob(f"[0-9]*/{MANIFEST}")]
+        folders = [path.parent for path in (self._root / name).glob(f"[0-9]*/{MANIFEST}")]
+        found = [_opened(folder, _read_manifest(folder)) for folder in folders]
         return sorted(found, key=lambda one: DatasetUri.parse(one.uri).version)
 
     def earlier_parts(self, name: str) -> dict[str, Part]:
@@ -202,8 +210,9 @@ class DatasetStore:
 
 def read_dataset(folder: Path) -> Dataset:
     """Open the version in a folder and check every byte. Raises StorageError naming the changed file."""
-    dataset = _read_manifest(folder)
-    if digest_of_manifest(dataset.manifest) != dataset.manifest.sha256:
+    raw = _read_manifest(folder)
+    dataset = _opened(folder, raw)
+    if _digest_of_raw(raw) != dataset.manifest.sha256:
         raise StorageError(f"{folder / MANIFEST}: was changed after it was written. Build the dataset again.")
     for name, facts in dataset.manifest.files.items():
         if _sha256(folder / name) != facts.sha256:
@@ -227,7 +236,12 @@ def next_version(before: Dataset | None, manifest: DatasetManifest) -> tuple[int
 
 def digest_of_manifest(manifest: DatasetManifest) -> str:
     """Return the digest of a manifest without its own digest and time."""
-    return digest_of(msgspec.to_builtins(structs.replace(manifest, sha256="", created_at_ms=0)))
+    return _digest_of_raw(msgspec.to_builtins(manifest))
+
+
+def _digest_of_raw(raw: dict[str, Any]) -> str:
+    """Over what was written, so that a version keeps its digest when later manifests have more fields."""
+    return digest_of(raw | {"sha256": "", "created_at_ms": 0})
 
 
 def _write_files(folder: Path, contents: Contents) -> dict[str, FileFacts]:
@@ -254,14 +268,24 @@ def _manifest_of(contents: Contents, lineage: dict[str, str], files: dict[str, F
     )
 
 
-def _read_manifest(folder: Path) -> Dataset:
+def _opened(folder: Path, raw: dict[str, Any]) -> Dataset:
     try:
-        raw: Any = msgspec.json.decode((folder / MANIFEST).read_bytes())
-        if raw.get("format_version") != FORMAT_VERSION:
-            raise StorageError(f"{folder / MANIFEST}: this program reads format {FORMAT_VERSION} only.")
+        if raw["format_version"] == 1:
+            raw = raw | {"shares": {"shadow": 0.0} | raw["shares"]}
         return Dataset(folder, msgspec.convert(raw, DatasetManifest))
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
+        raise StorageError(f"{folder / MANIFEST}: cannot be read ({error}). Build the dataset again.") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        raw: dict[str, Any] = msgspec.json.decode((folder / MANIFEST).read_bytes())
+        known = raw.get("format_version") in _READABLE
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AttributeError) as error:
         raise StorageError(f"{folder / MANIFEST}: cannot be read ({error}). Build the dataset again.") from error
+    if not known:
+        raise StorageError(f"{folder / MANIFEST}: this program reads the formats 1 to {FORMAT_VERSION} only.")
+    return raw
 
 
 def _sha256(path: Path) -> str:

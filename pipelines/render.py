@@ -70,6 +70,11 @@ class Example(Struct, frozen=True, kw_only=True):
         """Every call that is in this line."""
         return (self.call_id, *self.also)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether a person said that the answer is right, or what would have been."""
+        return self.answer_source in ("feedback", "correction")
+
 
 def template_of(calls: Sequence[CuratedCall]) -> TemplateEntry:
     """Return the template that fits the calls of one task: how they are answered, and for which signature.

@@ -15,7 +15,7 @@ import msgspec
 
 from observations.state import DEFAULT_ROOT
 from pipelines.dataset_contents import LEAST_EXAMPLES, Choice, calls_of, choose, dataset_name
-from pipelines.dataset_split import SplitShares
+from pipelines.dataset_split import PARTS, SplitShares
 from pipelines.datasets import Dataset, DatasetStore
 from pipelines.fine_tune import PEFTFineTunePipeline
 from pipelines.loop_rows import ASSIGNMENTS, CURATED, Assignment, CuratedCall, read_rows
@@ -23,6 +23,7 @@ from pipelines.provenance import provenance_of, save_provenance
 from pipelines.run import RUNS, Run, Step, newest_run, sha256_of, write_atomically
 from pipelines.training_config import PRESETS, TrainingConfig, check, least_steps, make_config
 from pipelines.training_data import read_data
+from pipelines.training_jobs import counted
 from pipelines.training_result import Progress
 from registry.entries import CanaryEntry, Prices
 from registry.errors import BadInputError, EnvironmentFaultError, NotFoundError
@@ -52,16 +53,17 @@ def dataset() -> None:
 @click.option("--min-examples", default=LEAST_EXAMPLES, show_default=True)
 @click.option("--dev-share", default=SplitShares().dev, show_default=True, help="For stopping early.")
 @click.option("--test-share", default=SplitShares().test, show_default=True, help="For the evaluation.")
+@click.option("--shadow-share", default=SplitShares().shadow, show_default=True, help="For the replay in shadow.")
 @click.option("--json", "as_json", is_flag=True)
 def dataset_build(state: Path, run_id: str | None, as_json: bool, **given: Any) -> None:
     """Make a version of the cluster's dataset, or find the one that holds just these calls."""
     runs = state / RUNS
     run_folder = runs / (run_id or newest_run(runs, "curate"))
-    shares = SplitShares(given["dev_share"], given["test_share"])
+    shares = SplitShares(given["dev_share"], given["test_share"], given["shadow_share"])
     choice = Choice(shares=shares, least_examples=given["min_examples"])
     store = DatasetStore(state, given["project"])
     made = build_dataset(store, run_folder, given["cluster"], given["name"], choice)
-    facts = {"uri": made.uri, "sha256": made.sha256, "folder": str(made.folder), **_sizes(made)}
+    facts = {"uri": made.uri, "sha256": made.sha256, "folder": str(made.folder), **made.sizes()}
     _show(facts, as_json)
 
 
@@ -71,12 +73,13 @@ def dataset_build(state: Path, run_id: str | None, as_json: bool, **given: Any) 
 def dataset_ls(state: Path, as_json: bool) -> None:
     """List the versions of all datasets."""
     store = DatasetStore(state)
-    found = [{"uri": one.uri, **_sizes(one)} for name in store.names() for one in store.versions(name)]
+    found = [{"uri": one.uri, **one.sizes()} for name in store.names() for one in store.versions(name)]
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
     for entry in found:
-        click.echo(f"{entry['uri']}: train {entry['train']}, dev {entry['dev']}, test {entry['test']}")
+        sizes = ", ".join(f"{part} {entry[part]}" for part in PARTS)
+        click.echo(f"{entry['uri']}: {sizes}")
     if not found:
         click.echo("No datasets yet: `journeyman flywheel dataset build --cluster NAME` makes one.")
 
@@ -196,7 +199,8 @@ def train_step(run: Run, config: TrainingConfig) -> Step:
     if step.done:
         return step
     config = msgspec.structs.replace(config, output_dir=str(step.folder))
-    with run.track("training", least_steps(len(data.train[: config.max_examples]), config)) as tracker:
+    steps = least_steps(len(data.train[: config.max_examples]), config)
+    with counted(run), run.track("training", steps) as tracker:
         record = PEFTFineTunePipeline(run.progress).train(config, _followed(run, tracker))
     write_atomically(step.folder / TRAINING, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
     provenance = save_provenance(provenance_of(config, run.run_id), step.folder)
@@ -277,10 +281,6 @@ def _followed(run: Run, tracker: Any) -> Callable[[Progress], None]:
             run.progress(f"step {progress.step} of {progress.steps}: dev loss {progress.dev_loss:.4f}")
 
     return follow
-
-
-def _sizes(one: Dataset) -> dict[str, int]:
-    return {part: one.manifest.files[f"{part}.jsonl"].rows for part in ("train", "dev", "test")}
 
 
 def _told(facts: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _read_file(path: Path) -> TrainingData:
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror}).") from error
     pairs = _checked(path, content.splitlines())
-    shares = SplitShares(dev=0.1, test=0.1)
+    shares = SplitShares(dev=0.1, test=0.1, shadow=0.0)
     dev = [pair for pair in pairs if part_of("", pair.prompt, shares) == "dev"]
     train = [pair for pair in pairs if part_of("", pair.prompt, shares) != "dev"]
     return TrainingData(train, dev, str(path), hashlib.sha256(content).hexdigest(), _PLAIN)

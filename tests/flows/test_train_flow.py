@@ -49,7 +49,7 @@ def trained(state, built, settings):
 
 def test_a_clusters_calls_become_a_dataset_and_those_of_others_do_not(state, built):
     assert built["uri"] == "ds://default/t-0123456789@1.0.0"
-    assert built["train"] + built["dev"] + built["test"] == 230
+    assert built["train"] + built["dev"] + built["test"] + built["shadow"] == 230
     again = run(dataset, "build", "--state", state, "--run", "r1", "--cluster", "t-0123456789")
     assert again["uri"] == built["uri"]
     assert [one["uri"] for one in run(dataset, "ls", "--state", state)] == [built["uri"]]

@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.dataset_contents import Choice, calls_of, choose, dataset_name
-from pipelines.dataset_split import PARTS
+from pipelines.dataset_split import PARTS, SplitShares
 from pipelines.datasets import DatasetStore, DatasetUri
 from pipelines.loop_rows import Assignment
 from registry.errors import BadInputError, NotFoundError, StorageError
+from registry.identifiers import digest_of
 from tests.unit.curated_calls import FORMAT, TOOL, calls, curated
 
 
@@ -88,6 +89,50 @@ def test_repeats_are_one_line_that_names_every_call_and_a_correction_beats_the_r
     assert dataset.manifest.dropped == {"contradicted by another answer": 2}
 
 
+def test_where_people_judged_enough_examples_test_and_shadow_are_drawn_from_those_alone():
+    told = [
+        curated(n, answer_source="correction" if n % 8 else "feedback") if n % 2 else curated(n) for n in range(400)
+    ]
+    parts = choose("bank", told, Choice()).parts
+    assert all(row.is_judged for part in ("test", "shadow") for row in parts[part])
+    assert not any(row.is_judged for part in ("train", "dev") for row in parts[part])
+    assert len(parts["shadow"]) > len(parts["test"]) > 60 and parts["dev"]
+    few = choose("bank", [*told[:280], *calls(400)[280:]], Choice()).parts
+    assert any(row.is_judged for row in few["train"]) and not all(row.is_judged for row in few["shadow"])
+    everyone = choose("bank", calls(400, answer_source="feedback"), Choice()).parts
+    assert len(everyone["train"]) > 100 and len(everyone["test"] + everyone["shadow"]) < 250
+
+
+def test_what_was_trained_on_before_stays_there_although_a_person_judged_it_since(store):
+    before = store.add("bank", choose("bank", calls(150), Choice())).parts_of_calls()
+    judged = [curated(n, answer_source="feedback") for n in range(200)] + calls(500)[200:]
+    after = store.add("bank", choose("bank", judged, Choice(earlier=store.earlier_parts("bank")))).parts_of_calls()
+    assert {call: after[call] for call in before} == before
+
+
+def test_a_version_from_before_there_was_a_shadow_part_still_opens_and_the_next_is_a_major_one(store):
+    dataset = store.add("bank", choose("bank", calls(150), Choice(shares=SplitShares(shadow=0.0))))
+    as_format_1(dataset.folder)
+    old = store.open(dataset.uri)
+    assert list(old.rows("shadow")) == [] and old.sizes()["shadow"] == 0 and old.manifest.shares.shadow == 0
+    assert len(store.earlier_parts("bank")) == 150
+    again = store.add("bank", choose("bank", calls(400), Choice(earlier=store.earlier_parts("bank"))))
+    assert again.uri.endswith("@2.0.0") and 0 < again.sizes()["shadow"] < 80
+
+
+def as_format_1(folder):
+    """Write a version's manifest as releases without a shadow part did."""
+    path = folder / "manifest.json"
+    raw = json.loads(path.read_text())
+    del raw["files"]["shadow.jsonl"], raw["shares"]["shadow"]
+    raw["format_version"] = 1
+    raw["sha256"] = digest_of(raw | {"sha256": "", "created_at_ms": 0})
+    for file in (path, folder / "shadow.jsonl"):
+        file.chmod(0o600)
+    (folder / "shadow.jsonl").unlink()
+    path.write_text(json.dumps(raw))
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -135,7 +180,7 @@ def test_an_assignment_overrides_what_the_call_was_classified_as():
     assert [c.call_id for c in calls_of("t-1", calls(4), rows)] == ["chatcmpl-00001"]
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl", "shapes.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["train.jsonl", "test.jsonl", "shadow.jsonl", "shapes.json", "manifest.json"])
 def test_a_changed_byte_is_found_and_the_file_named(store, name):
     dataset = store.add("bank", choose("bank", calls(150), Choice()))
     path = dataset.folder / name
