@@ -75,7 +75,7 @@ class Admission(Struct, frozen=True):
 
 def job_of(request: ChatRequest, admission: Admission) -> Job:
     """Convert a decoded request."""
-    call = _call(request)
+    call = _call(request, admission.caller.tenant.name)
     fixed = _leading_system(call.messages)
     system, varying = "\n".join(_plain_text(m) for m in fixed), call.messages[len(fixed) :]
     text = next((_plain_text(m) for m in reversed(varying) if m.role == "user"), "")
@@ -116,7 +116,7 @@ def job_of(request: ChatRequest, admission: Admission) -> Job:
     )
 
 
-def _call(request: ChatRequest) -> Call:
+def _call(request: ChatRequest, tenant: str) -> Call:
     return Call(
         model="",
         messages=tuple(_message(m) for m in request.messages),
@@ -127,6 +127,7 @@ def _call(request: ChatRequest) -> Call:
         response_format=_response_format(request),
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs,
+        tenant=tenant,
     )
 
 

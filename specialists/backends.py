@@ -6,10 +6,11 @@ The one place that knows every kind. Reads nothing from the environment by itsel
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from registry.entries import BackendEntry
 from registry.errors import ConfigError
@@ -31,6 +32,8 @@ class BackendContext(Struct, frozen=True):
     """Where `api_key_env` is looked up; os.environ in production."""
     draw: Callable[[], float] = random.random
     """Uniform in 0..1, for the jitter of retries."""
+    cache_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    """Keys the tenants' prefix caches apart in vLLM; a new one costs each tenant a cold cache."""
 
 
 def make_backend(entry: BackendEntry, context: BackendContext) -> Backend:
@@ -43,7 +46,9 @@ def _openai(entry: BackendEntry, context: BackendContext) -> Backend:
 
 
 def _vllm(entry: BackendEntry, context: BackendContext) -> Backend:
-    return OpenAIBackend(entry, _access(entry, context), Dialect(fetches_media=False), context.draw)
+    return OpenAIBackend(
+        entry, _access(entry, context), Dialect(fetches_media=False, cache_secret=context.cache_secret), context.draw
+    )
 
 
 def _embedded(entry: BackendEntry, context: BackendContext) -> Backend:

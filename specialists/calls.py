@@ -56,6 +56,8 @@ class Call(Struct, frozen=True):
     response_format: dict[str, Any] | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    tenant: str = ""
+    """Whose call it is, so that tenants share no prefix cache; never sent as it is. Empty: the gateway's own."""
 
 
 class TokenLogprob(Struct, frozen=True):

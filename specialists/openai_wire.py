@@ -6,6 +6,8 @@ parameters) stops at this allow-list. `n` is never sent, so it is 1. Knows nothi
 
 from __future__ import annotations
 
+import hmac
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -61,6 +63,8 @@ class Drawing(Struct, frozen=True, omit_defaults=True, kw_only=True):
     frequency_penalty: float | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    cache_salt: str | None = None
+    """vLLM's: prompts share cached prefixes only with prompts of the same salt."""
 
 
 class ChatRequest(Drawing, frozen=True, omit_defaults=True, kw_only=True):
@@ -89,6 +93,8 @@ class Dialect(Struct, frozen=True):
     """Takes `max_completion_tokens` in chat calls; newer models of OpenAI's refuse `max_tokens`."""
     fetches_media: bool = True
     """May be given URLs to fetch. Our own servers may not: a caller could make them reach inside the network."""
+    cache_secret: bytes | None = None
+    """Keys each tenant's `cache_salt`; None for servers that know no such field."""
 
 
 CHAT_PATH = "/chat/completions"
@@ -115,19 +121,29 @@ def encode_call(call: Call, dialect: Dialect, *, stream: bool) -> tuple[str, byt
     """Return the path under the base URL and the body. Raises InvalidRequestError."""
     try:
         if call.prompt is not None:
-            return TEXT_PATH, _ENCODER.encode(_text_request(call, call.prompt, stream))
+            return TEXT_PATH, _ENCODER.encode(_text_request(call, call.prompt, dialect, stream))
         return CHAT_PATH, _ENCODER.encode(_chat_request(call, dialect, stream))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the call cannot be written as JSON: {error}") from None
 
 
-def _text_request(call: Call, prompt: str, stream: bool) -> TextRequest:
+@lru_cache(maxsize=4096)
+def cache_salt(secret: bytes, tenant: str) -> str:
+    """Return the salt of a tenant's prefix cache: 64 hex digits, the same for as long as the secret is.
+
+    Without it a caller learns from the time to the first token which prompts other tenants have sent (vLLM's
+    RFC #16016, arXiv:2411.18191). Nobody without the secret can compute it.
+    """
+    return hmac.digest(secret, b"cache_salt\0" + tenant.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def _text_request(call: Call, prompt: str, dialect: Dialect, stream: bool) -> TextRequest:
     logprobs = min(max(1, call.top_logprobs or 1), _MOST_TEXT_LOGPROBS) if call.logprobs else None
-    return TextRequest(prompt=prompt, logprobs=logprobs, **_drawing(call, stream))
+    return TextRequest(prompt=prompt, logprobs=logprobs, **_drawing(call, dialect, stream))
 
 
 def _chat_request(call: Call, dialect: Dialect, stream: bool) -> ChatRequest:
-    shared = _drawing(call, stream)
+    shared = _drawing(call, dialect, stream)
     if dialect.renames_max_tokens:
         shared["max_completion_tokens"] = shared.pop("max_tokens")
     has_tools = bool(call.tools)
@@ -143,8 +159,9 @@ def _chat_request(call: Call, dialect: Dialect, stream: bool) -> ChatRequest:
     )
 
 
-def _drawing(call: Call, stream: bool) -> dict[str, Any]:
+def _drawing(call: Call, dialect: Dialect, stream: bool) -> dict[str, Any]:
     sampling: Sampling = call.sampling
+    secret = dialect.cache_secret
     return {
         "model": call.model,
         "max_tokens": sampling.max_tokens,
@@ -156,6 +173,7 @@ def _drawing(call: Call, stream: bool) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty,
         "stream": stream,
         "stream_options": _STREAM_OPTIONS if stream else None,
+        "cache_salt": cache_salt(secret, call.tenant) if secret is not None else None,
     }
 
 

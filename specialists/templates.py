@@ -56,6 +56,7 @@ def render(template: TemplateEntry, call: Call) -> Call:
         sampling=sampling,
         logprobs=call.logprobs,
         top_logprobs=call.top_logprobs,
+        tenant=call.tenant,
     )
 
 

@@ -1,6 +1,7 @@
 """OpenAI's chat completion request, as callers send it, decoded strictly enough to name the field that is wrong.
 
-Fields that are not listed here are dropped: nothing unknown travels to a backend.
+Fields that are not listed here are dropped, as the API's clients may be newer than we are: nothing unknown travels
+to a backend. What would change the answer a caller pays for (`n`, `best_of`, `functions`) is refused by name instead.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class ChatRequest(Struct):
     seed: int | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     n: int | None = 1
+    best_of: int | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     tools: Annotated[list[ToolIn], Meta(max_length=512)] | None = None
@@ -142,6 +144,8 @@ class AskRequest(Struct):
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: int | None = None
     stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
+    n: int | None = 1
+    best_of: int | None = None
     tools: Annotated[list[ToolIn], Meta(max_length=512)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: ResponseFormatIn | None = None
@@ -165,6 +169,8 @@ class AskRequest(Struct):
             top_p=self.top_p,
             seed=self.seed,
             stop=self.stop,
+            n=self.n,
+            best_of=self.best_of,
             tools=self.tools,
             tool_choice=self.tool_choice,
             response_format=self.response_format,
@@ -229,8 +235,10 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 def check_supported(request: ChatRequest) -> None:
     """Refuse what this gateway does not serve, by name and with the mend."""
-    if request.n not in (None, 1):
-        raise InvalidRequestError("Only `n` = 1 is served; send the request again for more answers.", param="n")
+    for count in ("n", "best_of"):
+        if getattr(request, count) not in (None, 1):
+            mend = "send the request again for more answers"
+            raise InvalidRequestError(f"Only `{count}` = 1 is served; {mend}.", param=count)
     if request.functions is not None or request.function_call is not None:
         raise InvalidRequestError("`functions` is deprecated; use `tools`.", param="functions")
     if request.modalities not in (None, ["text"]):

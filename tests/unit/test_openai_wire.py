@@ -101,6 +101,17 @@ def test_what_is_not_said_is_not_sent():
     )
 
 
+def test_a_servers_prefix_cache_is_salted_by_tenant_where_it_knows_salts():
+    vllm = Dialect(cache_secret=b"k" * 32)
+
+    def salt(tenant, dialect=vllm, **other):
+        return sent(Call("m", ASK.messages, tenant=tenant, **other), dialect)[1].get("cache_salt")
+
+    assert salt("acme") == salt("acme") == salt("acme", prompt="p")
+    assert len({salt("acme"), salt("rival"), salt(""), salt("acme", Dialect(cache_secret=b"x" * 32))}) == 4
+    assert salt("acme", Dialect()) is None
+
+
 def test_tool_choice_without_tools_is_left_out():
     assert "tool_choice" not in sent(Call("m", ASK.messages, tool_choice="none", parallel_tool_calls=True))[1]
 
