@@ -1,4 +1,4 @@
-"""Brings the gauges up to date when somebody reads them: backends, beliefs, calibrations and the spend ceiling."""
+"""Brings up to date what is only known when somebody asks: backends, beliefs, the spend ceiling, trainings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from observations.spool import Spool
+from observations.training_jobs import JobsReader
 from registry.stages import serves_callers
 
 from .beliefs import Beliefs
@@ -23,6 +24,13 @@ def sample(metrics: Metrics, roster: Roster, beliefs: Beliefs, spool: Spool) -> 
     _specialists(metrics, roster, beliefs)
     _spend(metrics, beliefs)
     metrics.set("journeyman_spool_bytes", value=float(spool.stats().used_bytes))
+
+
+def count_trainings(metrics: Metrics, jobs: JobsReader) -> None:
+    """Count the trainings that ended since the last time, all those of the state at the first."""
+    for job in jobs.new_jobs():
+        metrics.add("journeyman_training_jobs_total", job.outcome)
+        metrics.observe("journeyman_training_seconds", job.outcome, value=job.seconds)
 
 
 def _backends(metrics: Metrics, roster: Roster) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_TRAINING_SECONDS = (10, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 86_400)
 _DECISION_SECONDS = (0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.0025, 0.005, 0.01)
 
 METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
@@ -55,11 +56,13 @@ METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "journeyman_spool_bytes": (Gauge, "Bytes in the spool that the store does not hold yet.", ()),
     "journeyman_backend_up": (Gauge, "1 when the backend can be asked, 0 while its breaker is open.", ("backend",)),
     "journeyman_adapters_ready": (Gauge, "Adapters that are loaded and have answered.", ("backend",)),
+    "journeyman_training_jobs_total": (Counter, "Trainings on this state by how they ended.", ("outcome",)),
+    "journeyman_training_seconds": (Histogram, "One training, from its first step to its end.", ("outcome",)),
     "journeyman_registry_reloads_total": (Counter, "Edits of registry.yaml by result: taken or refused.", ("result",)),
     "journeyman_registry_ok": (Gauge, "1 when the file on disk is the catalog in force.", ()),
 }
 
-_BUCKETS = {"journeyman_decision_seconds": _DECISION_SECONDS}
+_BUCKETS = {"journeyman_decision_seconds": _DECISION_SECONDS, "journeyman_training_seconds": _TRAINING_SECONDS}
 
 
 class Metrics:

@@ -21,6 +21,7 @@ from observations.records import CatalogRecord, ContentMode
 from observations.spending import ask_spending
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths, open_private
+from observations.training_jobs import JobsReader
 from policies.conduct import ConductBook
 from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
@@ -96,6 +97,7 @@ class Services:
         self.recorder = Recorder(
             self.spool, warm_redactor(self.policies.redaction), hash_key(self.paths.root / "hash.key"), self.metrics
         )
+        self._trainings = JobsReader(self.paths)
         self._audit = StageAudit(self.recorder.write)
         conduct = ConductBook()
         self.beliefs = Beliefs(self.policies.decisions.planner, TextVectors(hashing_embedder(EMBEDDING_DIMENSION)))
@@ -202,6 +204,7 @@ class Services:
     def sample_gauges(self) -> None:
         """Bring the gauges up to date; called when somebody reads them."""
         gauges.sample(self.metrics, self.roster, self.beliefs, self.spool)
+        gauges.count_trainings(self.metrics, self._trainings)
 
     def _make_mirror(self) -> Mirror | None:
         if self.settings.shadow_share <= 0.0:

@@ -10,6 +10,7 @@ import yaml
 from prometheus_client import Histogram
 
 from observations.records import AttemptOutcome, CallOutcome
+from observations.training_jobs import TrainingOutcome
 from router_service.metrics import METRICS
 
 GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
@@ -17,6 +18,7 @@ OUTCOMES = {
     "journeyman_calls_total": get_args(CallOutcome),
     "journeyman_attempts_total": get_args(AttemptOutcome),
     "journeyman_feedback_total": ("success", "failure", "none"),
+    "journeyman_training_seconds": get_args(TrainingOutcome),
 }
 PARTS = ("_bucket", "_sum", "_count")
 ADDED_BY_PROMETHEUS = {"instance", "job"}
