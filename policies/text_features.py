@@ -40,13 +40,16 @@ TAIL_CHARS: Final = 1_024
 """A longer text counts with its beginning and its end, but its whole length."""
 
 _SCALE: Final = 0.5
-_OPTION: Final = re.compile(r"(?:^|[\s,])\(?(?:[A-Za-z]|[0-9]{1,2})[).:] ", re.MULTILINE)
+_OPTION_END: Final = re.compile(r"[).:] ")
+_OPTION_START: Final = re.compile(r"[\s,]\(?(?:[A-Za-z]|[0-9][0-9]?)\Z")
+_OPTION_CHARS: Final = 4
+"""Of the longest start."""
 _OTHER, _DIGIT, _CAPITAL, _MARK, _SPACE, _LINE, _NOTATION, _QUOTE, _QUESTION = range(9)
 
 
-def _classes() -> NDArray[np.uint8]:
-    """The class of each Latin-1 character; place 255 stands for the rest of Unicode, which is none of them."""
-    table = np.full(256, _OTHER, dtype=np.uint8)
+def _classes() -> bytes:
+    """The class of each Latin-1 character; the rest of Unicode is none of them."""
+    table = bytearray([_OTHER]) * 256
     for code in range(255):
         char = chr(code)
         if char.isdigit():
@@ -58,18 +61,20 @@ def _classes() -> NDArray[np.uint8]:
         elif not char.isalnum():
             table[code] = _MARK
     for chars, kind in (("\n", _LINE), ("=^\\{}<>_", _NOTATION), ("\"'", _QUOTE), ("?", _QUESTION)):
-        table[[ord(char) for char in chars]] = kind
-    return table
+        for char in chars:
+            table[ord(char)] = kind
+    return bytes(table)
 
 
 _CLASSES: Final = _classes()
+_KINDS: Final = tuple(bytes([kind]) for kind in range(9))
 
 
 def text_features(text: str) -> NDArray[np.float64]:
     """Return the features in the order of `NAMES`, shape (12,)."""
     seen = text if len(text) <= HEAD_CHARS + TAIL_CHARS else text[:HEAD_CHARS] + text[-TAIL_CHARS:]
-    codes = np.frombuffer(seen.encode("utf-16-le", "surrogatepass"), dtype="<u2")
-    found = np.bincount(_CLASSES[np.minimum(codes, 255)], minlength=9).tolist()
+    classes = seen.encode("latin-1", "ignore").translate(_CLASSES)
+    found = [classes.count(kind) for kind in _KINDS]
     size = max(1, len(seen))
     marks = found[_MARK] + found[_NOTATION] + found[_QUOTE] + found[_QUESTION]
     words = max(1, len(seen.split()))
@@ -79,7 +84,7 @@ def text_features(text: str) -> NDArray[np.float64]:
         min(1.0, 10.0 * found[_DIGIT] / size),
         min(1.0, 10.0 * found[_CAPITAL] / size),
         min(1.0, 10.0 * marks / size),
-        min(1.0, sum(1 for _ in _OPTION.finditer(seen)) / 5.0),
+        min(1.0, _options(seen) / 5.0),
         float(found[_QUESTION] > 0),
         min(1.0, math.log1p(found[_LINE]) / 3.0),
         float(found[_NOTATION] > 0),
@@ -89,3 +94,13 @@ def text_features(text: str) -> NDArray[np.float64]:
         float(end == "?"),
     )
     return _SCALE * np.array(values)
+
+
+def _options(text: str) -> int:
+    """How many of a list's marks there are: `A. `, `(b) `, `12: `. Looked for from their ends, which are rare."""
+    text, count, free = f"\n{text}", 0, 0
+    for end in _OPTION_END.finditer(text):
+        at = end.start()
+        if _OPTION_START.search(text, max(free, at - _OPTION_CHARS), at):
+            count, free = count + 1, end.end()
+    return count
