@@ -67,6 +67,14 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         );
         """,
     ),
+    (
+        "replayed shadow answers and people's word on them",
+        """
+        ALTER TABLE slm_shadow ADD COLUMN source VARCHAR;
+        ALTER TABLE slm_shadow ADD COLUMN "right" BOOLEAN;
+        ALTER TABLE slm_shadow ADD COLUMN reference_right BOOLEAN;
+        """,
+    ),
 )
 
 VIEWS: dict[str, str] = {

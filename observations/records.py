@@ -15,6 +15,8 @@ from registry.identifiers import UNKNOWN_CLUSTER
 ContentMode = Literal["redacted", "hash", "none"]
 AttemptOutcome = Literal["verified", "malformed", "unsure", "failed", "timed_out"]
 CallOutcome = Literal["verified", "unverified", "failed", "cancelled"]
+ShadowSource = Literal["live", "replay"]
+"""A call that was mirrored when it was served, or a recorded one that was asked later."""
 ClusterSource = Literal["signature", "pattern", "keyword", "learned", "none"]
 
 
@@ -210,8 +212,9 @@ class ShadowRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     """What a specialist in shadow would have answered to a call, beside what was served. Nobody saw it."""
 
     id: str
-    """`{call id}:{specialist}`: a call is mirrored to a specialist once."""
+    """`{call id}:{specialist}`: a call is mirrored to a specialist once, or replayed to it once in a trial."""
     at_ms: int
+    """When the call was made; of a replay, when the specialist was asked."""
     call_id: str
     specialist: str
     v: int = 1
@@ -226,7 +229,8 @@ class ShadowRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
-    latency_ms: float = 0.0
+    latency_ms: float | None = None
+    """None where several were asked at once: such a time says nothing of one alone."""
     reference: str = ""
     """Who served the call."""
     reference_verified: bool = False
@@ -235,6 +239,11 @@ class ShadowRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     content_mode: ContentMode = "redacted"
     answer_text: str | None = None
     answer_tool_calls: list[dict[str, Any]] | None = None
+    source: ShadowSource = "live"
+    right: bool | None = None
+    """Whether the answer is right by a person's word that was known then; None: nobody had judged the call."""
+    reference_right: bool | None = None
+    """Likewise of the answer that was served."""
 
 
 Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord | ShadowRecord

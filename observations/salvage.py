@@ -74,12 +74,14 @@ def _salvage(store: duckdb.DuckDBPyConnection, damaged: Path, settings: StoreSet
 
 def _copy_table(old: duckdb.DuckDBPyConnection, new: duckdb.DuckDBPyConnection, spec: TableSpec) -> tuple[int, int]:
     """Return how many rows were copied and, by the stretch, how many could not be read."""
-    columns = ", ".join(f'"{name}"' for name in columns_of(spec))
     kept = lost = 0
     try:
+        there = {row[0] for row in old.execute(f"DESCRIBE {spec.name}").fetchall()}
         found = old.execute(f"SELECT max(rowid) FROM {spec.name}").fetchone()  # noqa: S608
     except Exception:
         return 0, 0
+    # A store that was moved aside before a migration lacks the columns that came with it.
+    columns = ", ".join(f'"{name}"' if name in there else f'NULL AS "{name}"' for name in columns_of(spec))
     end = found[0] + 1 if found and found[0] is not None else 0
     for start in range(0, end, _STRETCH_ROWS):
         stretch = f"SELECT {columns} FROM {spec.name} WHERE rowid >= {start} AND rowid < {start + _STRETCH_ROWS}"  # noqa: S608

@@ -1,5 +1,6 @@
 """The store: every event once, whatever crashed; damage is moved aside; readers and the loader take turns."""
 
+import contextlib
 import time
 
 import duckdb
@@ -13,10 +14,11 @@ from observations.records import (
     CallRecord,
     CatalogRecord,
     FeedbackRecord,
+    ShadowRecord,
     SignatureRecord,
     StageMoveRecord,
 )
-from observations.rows import TABLES, columns_of
+from observations.rows import SPEC_OF, TABLES, columns_of, to_record
 from observations.sources import sealed_segments
 from observations.spool import Spool, SpoolSettings
 from observations.state import StatePaths
@@ -262,3 +264,30 @@ def test_while_no_loader_runs_what_was_sent_is_stored_or_counted_and_room_comes_
     assert stats.dropped > 100
     assert count(state)[0] == stats.appended
     assert stats.appended + stats.dropped == sent
+
+
+def test_a_shadow_row_from_before_there_were_replays_reads_as_a_live_one_nobody_judged(state):
+    store = connect(state.store, StoreSettings(), read_only=False)
+    migrate(store, to=4)
+    store.execute("INSERT INTO slm_shadow (id, at_ms, call_id, specialist, latency_ms) VALUES ('c:s', 1, 'c', 's', 9)")
+    store.close()
+    new = ShadowRecord(id="d:s", at_ms=2, call_id="d", specialist="s", source="replay", right=False)
+    spool_up(state, new)
+    load_once(state)
+    with contextlib.closing(open_reader(state)) as reader:
+        rows = reader.execute("SELECT * FROM slm_shadow ORDER BY id").to_arrow_table().to_pylist()
+    old, replayed = (to_record(SPEC_OF[ShadowRecord], row) for row in rows)
+    assert old == ShadowRecord(id="c:s", at_ms=1, call_id="c", specialist="s", latency_ms=9)
+    assert (old.source, old.right, old.reference_right) == ("live", None, None)
+    assert replayed == new and replayed.latency_ms is None
+
+
+def test_what_was_moved_aside_before_a_migration_is_salvaged_after_it(state):
+    aside = state.quarantine / "observations.duckdb"
+    store = connect(aside, StoreSettings(), read_only=False)
+    migrate(store, to=4)
+    store.execute("INSERT INTO slm_shadow (id, at_ms, call_id, specialist) VALUES ('c:s', 1, 'c', 's')")
+    store.close()
+    aside.with_name(aside.name + ".unread").touch()
+    load_once(state)
+    assert ask(state, "SELECT id, source FROM slm_shadow") == [("c:s", None)]
