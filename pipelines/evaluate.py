@@ -7,8 +7,9 @@ the base model on the same prompts, and what the recorded calls say of the curre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
+from pipelines.asking import Ask, Asking, ask_each, canary_holds, most_tokens, refused
 from pipelines.evaluation import (
     Answered,
     Judged,
@@ -35,7 +37,6 @@ from specialists.calls import Completion, Usage
 from specialists.engine.assembly import Engine, load_engine
 from specialists.engine.requests import CompletionRequest
 from specialists.engine.settings import EngineSettings
-from specialists.templates import read_answer
 
 EVALUATION: Final = "evaluation.json"
 TABLE: Final = "evaluation.md"
@@ -43,8 +44,6 @@ _ADAPTER: Final = "candidate"
 _TIMED: Final = 30
 """Examples that are asked one after the other, for their latency."""
 _TIMED_ON_BASE: Final = 5
-_SLACK_TOKENS: Final = 16
-_AT_ONCE: Final = 16
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -98,17 +97,9 @@ def evaluate(question: Question, on_progress: Callable[[int, int], None], report
     if not question.examples:
         raise BadInputError("There are no held-out examples to evaluate on. Build the dataset with a larger test part.")
     begin = time.perf_counter()
-    engine = load_engine(
-        EngineSettings(
-            model=question.base_model, adapters=((_ADAPTER, question.adapter.absolute()),), threads=question.threads
-        ),
-        report,
-    )
-    try:
-        specialist, base, canary_holds = asyncio.run(_ask_all(engine, question, on_progress))
-    finally:
-        if engine.loop.alive:
-            engine.loop.stop()
+    spec = EngineSpec(question.base_model, _ADAPTER, question.adapter, question.threads)
+    with engine_of(spec, report) as engine:
+        specialist, base, held = asyncio.run(_ask_all(engine, question, on_progress))
     judged = _judge(question, specialist)
     few = list(question.examples[: len(base)])
     base_question = msgspec.structs.replace(question, examples=few)
@@ -119,7 +110,7 @@ def evaluate(question: Question, on_progress: Callable[[int, int], None], report
         current=[_of_server(name, question.examples) for name in servers],
         frontier=recorded_scores("frontier", question.examples, lambda one: one.frontier_cost_usd),
         threshold=threshold_of(judged, question.alpha, question.delta),
-        canary_holds=canary_holds,
+        canary_holds=held,
         device="cuda" if torch.cuda.is_available() else "cpu",
         seconds=time.perf_counter() - begin,
         judged=judged,
@@ -135,88 +126,86 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
     return data, shown
 
 
+class EngineSpec(Struct, frozen=True):
+    """An engine with one adapter."""
+
+    model: str
+    """Which weights: a bundled name, a folder or a Hugging Face id."""
+    name: str
+    """Under which the adapter is asked."""
+    adapter: Path
+    threads: int | None = None
+
+
+@contextlib.contextmanager
+def engine_of(spec: EngineSpec, report: Callable[[str], None]) -> Iterator[Engine]:
+    """Load an engine in this process, and stop it in the end. `start` it on the event loop that asks.
+
+    Raises InvalidRequestError for an adapter that it cannot serve.
+    """
+    adapters = ((spec.name, spec.adapter.absolute()),)
+    engine = load_engine(EngineSettings(model=spec.model, adapters=adapters, threads=spec.threads), report)
+    try:
+        yield engine
+    finally:
+        if engine.loop.alive:
+            engine.loop.stop()
+
+
+def engine_ask(engine: Engine, asking: Asking) -> Ask:
+    """Return how to ask a model or adapter of a started engine. A prompt that is too long is a refusal."""
+
+    async def ask(prompt: str) -> Answered:
+        request = CompletionRequest(
+            model=asking.model,
+            prompt=prompt,
+            max_tokens=asking.max_tokens,
+            temperature=0.0,
+            logprobs=0,
+            stop=list(asking.template.stop) or None,
+        )
+        begin = time.perf_counter()
+        try:
+            heading, sequence = engine.begin(request)
+        except InvalidRequestError as error:
+            return refused(error.message)
+        deltas = [delta async for delta in engine.follow(sequence)]
+        latency_ms = (time.perf_counter() - begin) * 1000
+        logprobs = [token.logprob for delta in deltas for token in delta.logprobs]
+        completion = Completion(
+            "".join(delta.text for delta in deltas),
+            finish_reason=deltas[-1].finish_reason or "stop",
+            usage=Usage(heading.prompt_tokens, deltas[-1].completion_tokens),
+        )
+        return Answered(completion, latency_ms, sum(logprobs) if logprobs else None)
+
+    return ask
+
+
 async def _ask_all(
     engine: Engine, question: Question, on_progress: Callable[[int, int], None]
 ) -> tuple[list[Answered], list[Answered], bool | None]:
     engine.start()
-    question = msgspec.structs.replace(question, max_tokens=_most_tokens(question))
-    canary_holds = None
-    if question.canary is not None:  # first: it warms the engine up as well
-        shorter = msgspec.structs.replace(question, max_tokens=question.canary.max_tokens)
-        said = await _ask(engine, _ADAPTER, question.canary.prompt, shorter)
-        canary_holds = (said.completion.text or "").strip() == question.canary.text.strip()
+    asking = Asking(_ADAPTER, question.template, most_tokens(question.examples, question.max_tokens))
+    held = None
+    if question.canary is not None:
+        held = await canary_holds(lambda one: engine_ask(engine, one), asking, question.canary)
     prompts = [one.prompt for one in question.examples]
     base_prompts = prompts[: question.base_examples]
     total, done = len(prompts) + len(base_prompts), 0
 
-    def count() -> None:
+    def count(_number: int, _answered: Answered) -> None:
         nonlocal done
         done += 1
         on_progress(done, total)
 
-    specialist = await _ask_each(engine, (_ADAPTER, _TIMED), prompts, question, count)
-    base = await _ask_each(engine, (engine.served.base, _TIMED_ON_BASE), base_prompts, question, count)
-    return specialist, base, canary_holds
+    async def ask_model(model: str, which: Sequence[str], timed: int) -> list[Answered]:
+        ask = engine_ask(engine, msgspec.structs.replace(asking, model=model))
+        return await ask_each(ask, question.template, which, timed, count)
 
-
-async def _ask_each(
-    engine: Engine,
-    model_timed: tuple[str, int],
-    prompts: Sequence[str],
-    question: Question,
-    count: Callable[[], None],
-) -> list[Answered]:
-    """Ask a model: so many one by one, for their latency; the rest together."""
-    model, timed = model_timed
-    answers: list[Answered] = []
-    for prompt in prompts[:timed]:
-        said = await _ask(engine, model, prompt, question)
-        answers.append(_read(question.template, said))
-        count()
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(prompt: str) -> Answered:
-        async with gate:
-            said = await _ask(engine, model, prompt, question)
-        count()
-        return msgspec.structs.replace(_read(question.template, said), latency_ms=None)
-
-    return answers + list(await asyncio.gather(*(one(prompt) for prompt in prompts[timed:])))
-
-
-def _most_tokens(question: Question) -> int:
-    """A token is at least a byte."""
-    longest = max((len(one.completion.encode()) for one in question.examples), default=0)
-    return min(question.max_tokens, longest + _SLACK_TOKENS)
-
-
-async def _ask(engine: Engine, model: str, prompt: str, question: Question) -> Answered:
-    request = CompletionRequest(
-        model=model,
-        prompt=prompt,
-        max_tokens=question.max_tokens,
-        temperature=0.0,
-        logprobs=0,
-        stop=list(question.template.stop) or None,
-    )
-    begin = time.perf_counter()
-    try:
-        heading, sequence = engine.begin(request)
-    except InvalidRequestError as error:
-        return Answered(Completion(None, finish_reason="error", refusal=error.message))
-    deltas = [delta async for delta in engine.follow(sequence)]
-    latency_ms = (time.perf_counter() - begin) * 1000
-    logprobs = [token.logprob for delta in deltas for token in delta.logprobs]
-    completion = Completion(
-        "".join(delta.text for delta in deltas),
-        finish_reason=deltas[-1].finish_reason or "stop",
-        usage=Usage(heading.prompt_tokens, deltas[-1].completion_tokens),
-    )
-    return Answered(completion, latency_ms, sum(logprobs) if logprobs else None)
-
-
-def _read(template: TemplateEntry, answered: Answered) -> Answered:
-    return msgspec.structs.replace(answered, completion=read_answer(template, answered.completion))
+    specialist = await ask_model(_ADAPTER, prompts, _TIMED)
+    base = await ask_model(engine.served.base, base_prompts, _TIMED_ON_BASE)
+    return specialist, base, held
 
 
 def _judge(question: Question, answers: Sequence[Answered]) -> list[Judged]:

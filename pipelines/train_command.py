@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from observations.state import DEFAULT_ROOT
+from pipelines.asking import engine_module
 from pipelines.dataset_contents import LEAST_EXAMPLES, Choice, calls_of, choose, dataset_name
 from pipelines.dataset_split import PARTS, SplitShares
 from pipelines.datasets import Dataset, DatasetStore
@@ -26,7 +27,7 @@ from pipelines.training_data import read_data
 from pipelines.training_jobs import counted
 from pipelines.training_result import Progress
 from registry.entries import CanaryEntry, Prices
-from registry.errors import BadInputError, EnvironmentFaultError, NotFoundError
+from registry.errors import BadInputError, NotFoundError
 from registry.registrar import Registrar
 from specialists.engine.settings import DEFAULT_MODEL
 
@@ -221,7 +222,7 @@ def evaluate_step(run: Run, store: DatasetStore, options: dict[str, Any]) -> Ste
     step = run.step("evaluate", {"trained": sha256_of(run.folder / "train" / "manifest.json"), **wanted})
     if step.done:
         return step
-    engine = _evaluate_module()
+    engine = engine_module()
     most = options.get("max_examples")
     question = engine.Question(
         base_model=facts["config"]["base_model"],
@@ -256,16 +257,6 @@ def _training_facts(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise NotFoundError(f"{folder} holds no finished training: run `journeyman flywheel train` first.") from error
     return facts
-
-
-def _evaluate_module() -> Any:
-    try:
-        from pipelines import evaluate as module  # noqa: PLC0415 - the engine's packages are optional
-    except ImportError as error:
-        raise EnvironmentFaultError(
-            f"Evaluating needs the engine's packages ({error}): pip install 'journeyman[engine]'."
-        ) from error
-    return module
 
 
 def _followed(run: Run, tracker: Any) -> Callable[[Progress], None]:
