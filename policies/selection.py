@@ -14,7 +14,6 @@ distribution so made, hence its propensities are exact, given the draws. Knows n
 from __future__ import annotations
 
 import bisect
-import hashlib
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -22,8 +21,10 @@ from typing import Final
 
 import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from .chains import Link, expected_cost
+from .draws import CallDraws, Source
 from .learning import LearningPolicy
 
 DRAWS: Final = 64
@@ -36,7 +37,7 @@ LEAST_LAM: Final = 1e-3
 class Chance(Struct, frozen=True):
     """What a decision draws from, and the spend ceiling's shadow price (quality per US dollar; 0: none binds)."""
 
-    rng: np.random.Generator
+    rng: Source
     lam: float = 0.0
     trial_usd: float = math.inf
     """What a trial may be expected to cost beyond the best choice."""
@@ -49,8 +50,7 @@ def chance_for(call_id: str, policy: LearningPolicy, lam: float, trial_usd: floa
     """
     if not policy.enabled and lam <= 0.0:
         return None
-    seed = hashlib.blake2b(call_id.encode(), digest_size=16).digest()
-    return Chance(np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little"))), lam, trial_usd)
+    return Chance(CallDraws(call_id), lam, trial_usd)
 
 
 class Alternative(Struct, frozen=True, gc=False):
@@ -155,9 +155,19 @@ def _capped(link: Link, quality_sla: float, deviations: float) -> float:
 def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chance) -> list[float]:
     """The share of draws in which each alternative has the best value."""
     links = {link.name: link for one in alternatives for link in one.chain}
+    worth = chance.rng.standard_normal((DRAWS, len(links))) * np.array([link.quality_sd for link in links.values()])
+    worth += np.array([link.quality for link in links.values()])
+    np.maximum(worth, 0.0, out=worth)  # `clip` takes longer on few
+    np.minimum(worth, quality_sla, out=worth)
+    price = max(chance.lam, LEAST_LAM)
+    values = worth @ _served(alternatives, list(links)) - np.array([price * one.cost for one in alternatives])
+    share: list[float] = (np.bincount(values.argmax(axis=1), minlength=len(alternatives)) / DRAWS).tolist()
+    return share
+
+
+def _served(alternatives: Sequence[Alternative], links: Sequence[str]) -> NDArray[np.float64]:
+    """The share of calls that each link answers in each alternative, shape (links, alternatives)."""
     place = {name: index for index, name in enumerate(links)}
-    mean = np.array([link.quality for link in links.values()])
-    sd = np.array([link.quality_sd for link in links.values()])
     served = np.zeros((len(links), len(alternatives)))
     for column, one in enumerate(alternatives):
         reached = 1.0
@@ -165,9 +175,4 @@ def _votes(alternatives: Sequence[Alternative], quality_sla: float, chance: Chan
             served[place[link.name], column] = reached * link.p_believed
             reached *= 1.0 - link.p_believed
         served[place[one.chain[-1].name], column] = reached
-    quality = mean + sd * chance.rng.standard_normal((DRAWS, len(links)))
-    worth = np.minimum(np.maximum(quality, 0.0), quality_sla) @ served  # `clip` takes longer on few
-    cost = np.array([one.cost for one in alternatives])
-    winners = np.argmax(worth - max(chance.lam, LEAST_LAM) * cost, axis=1)
-    share: list[float] = (np.bincount(winners, minlength=len(alternatives)) / DRAWS).tolist()
-    return share
+    return served
