@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 ALONE := $(filter $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)),decision recording redaction registry_loading)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test test-vllm lint format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: setup ## Routed answers from a gateway on this machine
 
 test: setup ## Run the tests
 	$(BIN)/pytest $(ARGS)
+
+test-vllm: setup ## Run the tests against the real vLLM server on this CPU (3.5 GB, once)
+	$(BIN)/python .ci/vllm_environment.py $(BIN)/pytest tests/vllm -m vllm $(ARGS)
 
 lint: $(INSTALLED) ## Style, format and types
 	$(BIN)/ruff check .
