@@ -1,8 +1,8 @@
 """From the spool into the store: every event exactly once, and a segment goes only after a checkpoint.
 
 A transaction holds the rows of some segments and their names and digests; ids that are there already are left out.
-So a crash anywhere is mended by loading again. Knows nothing of processes and signals (`observations.loader`), and the
-serving process never imports it.
+So a crash anywhere is mended by loading again. What an event erases is gone from the file when the load is done. Knows
+nothing of processes and signals (`observations.loader`), and the serving process never imports it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from msgspec import Struct
 
 from registry.errors import StoreLockedError
 
+from .erasure import apply_erasures
 from .records import Event
+from .rewriting import mark_unclean, rewrite_if_unclean
 from .rows import SPEC_OF, TABLES, TableSpec, insert_statement, to_arrow
 from .salvage import mend_store
 from .segments import Scan, scan_segment
@@ -111,6 +113,7 @@ def load_once(state: StatePaths, settings: LoaderSettings | None = None) -> Load
                 time.sleep(_BETWEEN_TURNS_S)
         mend_store(state, settings.store, settings.wait_s)
         remove_empty(state.spool)
+        rewrite_if_unclean(state, settings.store, settings.wait_s)
     return report
 
 
@@ -157,6 +160,10 @@ def _load_batch(state: StatePaths, store: duckdb.DuckDBPyConnection, batch: list
     fresh = [read for read in reads if not _was_loaded(store, read)]
     events = [event for read in fresh for event in read.scan.events]
     store.execute("BEGIN")
+    erased = apply_erasures(store, events)
+    if erased.emptied_rows:
+        mark_unclean(state)
+    events = erased.events
     rows: dict[str, int] = {}
     unstorable: set[str] = set()
     for spec in TABLES:

@@ -75,6 +75,13 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
         ALTER TABLE slm_shadow ADD COLUMN reference_right BOOLEAN;
         """,
     ),
+    (
+        "erasures",
+        """
+        CREATE TABLE slm_erasure (id VARCHAR, at_ms BIGINT, call_id VARCHAR, v INTEGER, tenant VARCHAR);
+        ALTER TABLE slm_observation_raw ADD COLUMN erased_at_ms BIGINT;
+        """,
+    ),
 )
 
 VIEWS: dict[str, str] = {

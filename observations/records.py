@@ -146,6 +146,8 @@ class CallRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag=
     """Signature, classification, constraints and plan."""
     escalated: bool = False
     cache_hit: bool = False
+    erased_at_ms: int | None = None
+    """When somebody had its content erased; the figures stay."""
 
 
 class SignatureRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="signature"):
@@ -246,4 +248,16 @@ class ShadowRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", ta
     """Likewise of the answer that was served."""
 
 
-Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord | ShadowRecord
+class ErasureRecord(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="erasure"):
+    """A call whose content must go and may never come again, wherever its records still are."""
+
+    id: str
+    """The call's id: erasing it twice is one erasure."""
+    at_ms: int
+    call_id: str
+    v: int = 1
+    tenant: str = ""
+    """Empty for a call that was not on record yet."""
+
+
+Event = CallRecord | SignatureRecord | FeedbackRecord | CatalogRecord | StageMoveRecord | ShadowRecord | ErasureRecord

@@ -14,6 +14,7 @@ from msgspec import Struct
 from .records import (
     CallRecord,
     CatalogRecord,
+    ErasureRecord,
     Event,
     FeedbackRecord,
     ShadowRecord,
@@ -49,6 +50,7 @@ TABLES: tuple[TableSpec, ...] = (
     TableSpec("catalog_snapshot", CatalogRecord, frozenset({"models"})),
     TableSpec("slm_shadow", ShadowRecord, frozenset({"answer_tool_calls"})),
     TableSpec("promotion_audit_log", StageMoveRecord, frozenset({"receipt"})),
+    TableSpec("slm_erasure", ErasureRecord, frozenset()),
 )
 SPEC_OF: dict[type[Event], TableSpec] = {spec.record: spec for spec in TABLES}
 

@@ -43,6 +43,11 @@ class StatePaths(Struct, frozen=True):
         return self.root / "observations.suspect"
 
     @property
+    def store_unclean(self) -> Path:
+        """An empty file: the store's free blocks may hold what was erased, and the loader must write it anew."""
+        return self.root / "observations.unclean"
+
+    @property
     def quarantine(self) -> Path:
         """Damaged segments and stores, moved aside and never deleted by us."""
         return self.root / "quarantine"

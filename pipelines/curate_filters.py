@@ -22,6 +22,7 @@ from registry.errors import InvalidRequestError
 from specialists.templates import parse_tool_calls
 
 REASONS: Final[Mapping[str, str]] = {
+    "erased": "somebody had its content erased",
     "not_kept": "its text was not kept: the tenant's content mode is hash or none",
     "withheld": "its text was withheld when it was recorded: redaction could not clear it",
     "unreadable": "its record is not in a form that is known here",
@@ -103,6 +104,8 @@ class CallFilter:
             return "unreadable"
 
     def _judged(self, call: RecordedCall, fixed: FixedPart) -> Curated | str:
+        if call.erased_at_ms is not None:
+            return "erased"
         if call.messages is None:
             return "withheld" if call.withheld else "not_kept"
         if call.withheld:

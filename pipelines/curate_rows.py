@@ -64,6 +64,7 @@ class RecordedCall(Struct, frozen=True):
     said_outcome: str | None
     said_score: float | None
     said_correction: str | None
+    erased_at_ms: int | None = None
 
 
 class FixedPart(Struct, frozen=True):
@@ -92,7 +93,7 @@ _CALLS: Final = """
            call.cluster_source, call.content_mode, call.messages, call.answer_text, call.answer_tool_calls,
            call.redactions, call.withheld, call.served_by, call.frontier, call.outcome, call.finish_reason,
            call.prompt_tokens, call.completion_tokens, call.cost_usd, call.frontier_cost_usd, call.latency_ms,
-           said.outcome, said.score, said.correction
+           said.outcome, said.score, said.correction, call.erased_at_ms
     FROM slm_observation_raw AS call
     LEFT JOIN (
         SELECT call_id, tenant, arg_max(outcome, at_ms) AS outcome, arg_max(score, at_ms) AS score,
@@ -108,7 +109,8 @@ _STARTS: Final = """
     ) WHERE place % {size} = 1 OR {size} = 1 ORDER BY at_ms
 """
 _COUNTED: Final = """
-    SELECT count(*), max(at_ms), coalesce(bit_xor(hash(id)), 0) FROM slm_observation_raw AS call WHERE {scope}
+    SELECT count(*), max(at_ms), coalesce(bit_xor(hash(id, coalesce(erased_at_ms, 0))), 0)
+    FROM slm_observation_raw AS call WHERE {scope}
 """
 _SAID: Final = """
     SELECT count(*), coalesce(bit_xor(hash(id)), 0), (SELECT coalesce(bit_xor(hash(id)), 0) FROM slm_signature)
