@@ -14,16 +14,18 @@ import msgspec
 from msgspec import Struct
 
 from observations.state import StatePaths
+from pipelines.base_weights import weights_of
 from pipelines.curate import CurateOptions, curate
 from pipelines.datasets import Dataset, DatasetStore
 from pipelines.promote import Look, look_at_all
 from pipelines.propose import PROPOSALS, ProposedTask, load_proposal_policy, read_proposals, run_propose
 from pipelines.register import ACTOR, register
 from pipelines.run import RUNS, Run
+from pipelines.shadow_replay import ReplayOptions, ReplayReport, replay
 from pipelines.training_config import make_config
 from policies.promotion import PromotionPolicy
 from registry.catalog import Catalog
-from registry.errors import BadInputError, NotFoundError
+from registry.errors import BadInputError, JourneymanError, NotFoundError
 from registry.registrar import Note, Registrar
 
 Say = Callable[[str], None]
@@ -44,6 +46,8 @@ class TurnOptions(Struct, frozen=True, kw_only=True):
     """Most specialists made in one turn, those that save most first."""
     min_cluster_calls: int = 20
     threads: int | None = None
+    replay: bool = True
+    """Whether specialists in shadow are asked the recorded calls that their datasets hold back."""
 
 
 class Made(Struct, frozen=True, kw_only=True):
@@ -71,6 +75,7 @@ class Turn(Struct, frozen=True, kw_only=True):
     proposed: int
     made: tuple[Made, ...]
     looks: tuple[Look, ...]
+    replays: tuple[ReplayReport, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,8 +95,10 @@ def turn(state: StatePaths, catalog: Catalog, options: TurnOptions | None = None
     with Run.open(state.root / RUNS, options.run_id, say) as run:
         kept, tasks, proposed = _find(state, catalog, run, options)
         made = tuple(_make(state, catalog, run, task, options) for task in proposed[: options.max_tasks])
+        replays = _replay(state, catalog, run, options) if options.replay else ()
         looks = tuple(look_at_all(state, options.promotion))
-        return Turn(run=run.run_id, curated=kept, tasks=tasks, proposed=len(proposed), made=made, looks=looks)
+        counts = {"curated": kept, "tasks": tasks, "proposed": len(proposed)}
+        return Turn(run=run.run_id, made=made, looks=looks, replays=replays, **counts)
 
 
 def _find(
@@ -171,7 +178,17 @@ def _specialist_of(registrar: Registrar, dataset: Dataset) -> str | None:
     return None
 
 
-def weights_of(catalog: Catalog, base: str) -> str:
-    """Return what a trainer loads for a model of the registry: the engine's weights, or what its backend calls it."""
-    model = catalog.models[base]
-    return catalog.backends[model.backend].model or model.upstream_name or model.model_name
+def _replay(state: StatePaths, catalog: Catalog, run: Run, options: TurnOptions) -> tuple[ReplayReport, ...]:
+    """Replay to every specialist in shadow what it was not asked yet. One that cannot be asked waits for live calls."""
+    reports: list[ReplayReport] = []
+    for specialist, now in Registrar(state.root).history().stages.items():
+        if now.stage != "shadow":
+            continue
+        try:
+            report = replay(state, catalog, specialist, ReplayOptions(threads=options.threads), run.progress)
+        except JourneymanError as error:
+            run.progress(f"{specialist}: nothing replayed, {error.message}")
+            continue
+        if report.asked:
+            reports.append(report)
+    return tuple(reports)

@@ -17,6 +17,7 @@ from pipelines.cluster_command import cluster, propose
 from pipelines.curate_command import curate
 from pipelines.flywheel import Turn, TurnOptions, turn
 from pipelines.promote_command import promote, read_policy
+from pipelines.shadow_command import shadow, told
 from pipelines.train_command import dataset, evaluate, train
 from pipelines.training_config import PRESETS
 from registry.errors import BadInputError, EnvironmentFaultError
@@ -43,6 +44,7 @@ def flywheel() -> None:
 @click.option("--max-tasks", type=click.IntRange(1), default=8, show_default=True, help="Most specialists a turn.")
 @click.option("--min-calls", type=click.IntRange(2), default=20, show_default=True, help="Least calls of a task.")
 @click.option("--threads", type=click.IntRange(1), help="Of training and evaluation.")
+@click.option("--replay/--no-replay", default=True, help="Ask shadows the recorded calls that were held back.")
 @click.option("--every", help="Again and again, so long apart: 30m, 6h, 1d.")
 @click.option("--json", "as_json", is_flag=True, help="Print each turn as one line of JSON.")
 def run(state: Path, registry: Path, every: str | None, as_json: bool, **given: Any) -> None:
@@ -61,6 +63,7 @@ def run(state: Path, registry: Path, every: str | None, as_json: bool, **given: 
         max_tasks=given["max_tasks"],
         min_cluster_calls=given["min_calls"],
         threads=given["threads"],
+        replay=given["replay"],
     )
     paths = StatePaths(state)
     while True:
@@ -102,10 +105,12 @@ def _show(made: Turn) -> None:
         table.add_row(one.task, one.specialist or "-", right, believed, f"{one.seconds:.0f} s", one.why_not)
     if made.made:
         console.print(table)
+    for report in made.replays:
+        console.print(told(report), highlight=False)
     for look in made.looks:
         moved = f"; moved to {look.moved_to}" if look.moved_to else ""
         console.print(f"{look.specialist}: {look.decision.verdict}, {look.decision.reasons[0]}{moved}", highlight=False)
 
 
-for step in (curate, cluster, propose, dataset, train, evaluate, promote, classifier):
+for step in (curate, cluster, propose, dataset, train, evaluate, shadow, promote, classifier):
     flywheel.add_command(step)

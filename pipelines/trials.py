@@ -1,6 +1,10 @@
 """What the record says of a specialist's trial: its shadow answers, or the live calls of its canary, as outcomes.
 
-A call counts once, from the moment on at which the specialist came to its step. Knows the store; decides nothing.
+A call counts once, from the moment on at which the specialist came to its step. A shadow answer is judged by a person's
+word on the call where there is one (`shadow_rows`), else by whether it says what was served. From `LEAST_JUDGED` calls
+with a person's word on, those alone say what is right: an answer that nobody judged is wrong at a rate that nobody
+knows, and agreeing with it proves nothing. Form, time, money and escalations are counted over all calls. Knows the
+store; decides nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +15,19 @@ from typing import Any, Final
 
 import msgspec
 
+from observations.loading import prepare_store
+from observations.migrations import MIGRATIONS, version_of
 from observations.records import AttemptRecord
 from observations.state import StatePaths
 from observations.store import open_reader
+from pipelines.shadow_rows import SHADOWS, ShadowRow
 from policies.promotion_trial import ShadowOutcome, TrialState
 from registry.ledger import History
 from registry.stage_moves import StageNow
 
-_SHADOWS: Final = """
-    SELECT call_id, outcome, agrees, cost_usd, latency_ms, reference_verified, reference_cost_usd, reference_latency_ms
-    FROM slm_shadow WHERE specialist = ? AND at_ms >= ? ORDER BY at_ms, id
-"""
+LEAST_JUDGED: Final = 100
+"""Calls of a trial on which there is a person's word, from which on only these say what is right."""
+
 _CANARIES: Final = """
     SELECT call.id, call.attempts, said.outcome
     FROM slm_observation_raw AS call
@@ -56,33 +62,19 @@ def _share(now: StageNow) -> float:
 
 def _rows(state: StatePaths, query: str, values: list[Any], wait_s: float) -> Iterator[tuple[Any, ...]]:
     with contextlib.closing(open_reader(state, wait_s)) as store:
+        is_old = version_of(store) < len(MIGRATIONS)
+    if is_old:  # no loader of this release has run yet
+        prepare_store(state)
+    with contextlib.closing(open_reader(state, wait_s)) as store:
         cursor = store.execute(query, values)
         while batch := cursor.fetchmany(2_048):
             yield from batch
 
 
 def _shadow_outcomes(state: StatePaths, specialist: str, since_ms: int, wait_s: float) -> Iterator[ShadowOutcome]:
-    for row in _rows(state, _SHADOWS, [specialist, since_ms], wait_s):
-        yield shadow_outcome(row)
-
-
-def shadow_outcome(row: tuple[Any, ...]) -> ShadowOutcome:
-    """Return a row of slm_shadow as an outcome of the chain that it stands for."""
-    call_id, outcome, agrees, cost_usd, latency_ms, reference_verified, reference_usd, reference_ms = row
-    believed = outcome == "verified"
-    reference_right = True if reference_verified else None
-    return ShadowOutcome(
-        call_id=call_id,
-        well_formed=outcome in ("verified", "unsure"),
-        success=agrees if believed else reference_right,
-        reference_success=reference_right,
-        latency_ms=latency_ms + (0.0 if believed else reference_ms),
-        reference_latency_ms=reference_ms,
-        cost_usd=cost_usd + (0.0 if believed else reference_usd),
-        reference_cost_usd=reference_usd,
-        escalated=not believed,
-        accepted_wrong=(None if agrees is None else not agrees) if believed else False,
-    )
+    rows = [ShadowRow(*row) for row in _rows(state, SHADOWS, [specialist, since_ms], wait_s)]
+    judged_alone = sum(row.is_judged for row in rows) >= LEAST_JUDGED
+    return (row.outcome_of_chain(judged_alone=judged_alone) for row in rows)
 
 
 def _canary_outcomes(state: StatePaths, specialist: str, since_ms: int, wait_s: float) -> Iterator[ShadowOutcome]:
