@@ -27,23 +27,13 @@ from registry.errors import BadInputError
 
 from .bandit_drift import remember
 from .bandit_posterior import Posterior
+from .bandit_standing import REWARD, TAU, USAGE, Standings
 from .bandit_state import BanditState
 from .bandit_sums import Sums
 from .learning import LearningPolicy
 
-REWARD: Final = 0
-USAGE: Final = 1
-
-TAU: Final = (0.2, 1.0)
-"""Spread of an arm's clusters around its regression: in quality, and in log amount."""
 MOST_SD: Final = 0.5
 """No variable within 0 and 1 scatters more."""
-USAGE_SEEN_LEAST: Final = 0.5
-"""Fewer (faded) amounts than this of an arm, and nothing is expected of its use."""
-_NOISE_CALLS: Final = 4.0
-"""How many outcomes of the pair the arm's own noise is worth."""
-_MOST_LOG_NOISE: Final = 2.0
-"""Variance of the log amount above which its mean is not raised any further."""
 
 Array = NDArray[np.float64]
 
@@ -80,7 +70,7 @@ class Bandit:
         self._own = self._empty()
         self._all = self._own
         """Own and absorbed sums; the same object as `_own` while nothing was absorbed."""
-        self._posterior = Posterior(self._all, policy.half_life_h, 0.0)
+        self._believe(0.0)
 
     def _empty(self) -> Sums:
         return Sums(self._dimension, self._policy.half_life_h)
@@ -96,29 +86,14 @@ class Bandit:
     ) -> list[Belief]:
         """Return one belief an arm; `priors` are the registry's eval scores for this cluster, None where unmeasured."""
         x = self._vector(context)
-        rows, cluster = self._rows(arms), self._all.clusters.get(context.cluster, 0)
-        self._posterior.keep_fresh(rows, now_h)
-        scale = self._all.scale(now_h)
-        sums = self._all.pairs[cluster, rows, REWARD] / scale
-        at_x = self._posterior.predict(rows, REWARD, x)
-        away = self._from_centre(cluster, x)
-        var_x, var_away, noise = self._posterior.variances(rows, x, away)
-        residual = sums[:, 1] - sums[:, 0] * (at_x - self._posterior.predict(rows, REWARD, away))
-        calls = sums[:, 0]
-        given = np.array([0.0 if prior is None else prior for prior in priors])
-        prior_calls = np.array([0.0 if prior is None else self._policy.prior_calls for prior in priors])
-        pulled = residual + prior_calls * (given - at_x)
-        spread = var_x + (TAU[REWARD] ** 2 if context.cluster else 0.0)
-        noise = _noise(sums, prior_calls, given, noise)
-        weight = calls + prior_calls
-        share = spread * weight / (spread * weight + noise)
-        mean = at_x + share * pulled / np.maximum(weight, 1e-12) + self._posterior.shift[rows, REWARD]
-        own = share * calls / np.maximum(weight, 1e-12)
-        variance = spread * (1.0 - share) + own * own * var_away + self._posterior.shift_variance[rows, REWARD]
+        standing = self._standings.quality(arms, context.cluster, priors, now_h)
+        mean, variance = standing.at(x)
+        shift, shift_variance = self._posterior.shift_of(standing.rows, REWARD)
+        mean += shift
+        variance += shift_variance
         sd = np.sqrt(np.maximum(variance, 0.0))
-        evidence = calls if context.cluster else self._all.design[rows, REWARD, 0, 0] / scale
-        mean, sd = np.clip(mean, 0.0, 1.0), np.minimum(sd, MOST_SD)
-        return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), evidence.tolist(), strict=True)]
+        mean, sd = np.minimum(np.maximum(mean, 0.0), 1.0), np.minimum(sd, MOST_SD)
+        return [Belief(*values) for values in zip(mean.tolist(), sd.tolist(), standing.evidence, strict=True)]
 
     def learn(self, arm: str, context: Context, reward: float, now_h: float, weight: float = 1.0) -> None:
         """Count an outcome: `reward` 0 to 1; `weight` below 1 for one that is known less surely."""
@@ -129,20 +104,10 @@ class Bandit:
 
     def usage(self, arms: Sequence[str], context: Context, now_h: float) -> list[float | None]:
         """Return the expected amount of each arm on this call; None where too little was seen."""
-        x = self._vector(context)
-        rows, cluster = self._rows(arms), self._all.clusters.get(context.cluster, 0)
-        scale = self._all.scale(now_h)
-        sums = self._all.pairs[cluster, rows, USAGE] / scale
-        at_x = self._posterior.predict(rows, USAGE, x)
-        at_centre = at_x - self._posterior.predict(rows, USAGE, self._from_centre(cluster, x))
-        noise = np.minimum(_own_noise(sums, self._posterior.noise[rows, USAGE]), _MOST_LOG_NOISE)
-        calls = sums[:, 0]
-        mean = at_x + (sums[:, 1] - calls * at_centre) / (calls + noise / TAU[USAGE] ** 2)
-        mean += self._posterior.shift[rows, USAGE]
-        seen = self._all.design[rows, USAGE, 0, 0] / scale >= USAGE_SEEN_LEAST
-        # The mean of a log-normal amount lies above the exponential of its mean logarithm.
-        amounts = np.exp(np.minimum(mean + noise / 2.0, 700.0))
-        return [amount if known else None for amount, known in zip(amounts.tolist(), seen.tolist(), strict=True)]
+        standing = self._standings.usage(arms, context.cluster, now_h)
+        mean = standing.at(self._vector(context)) + self._posterior.shift_of(standing.rows, USAGE)[0]
+        amounts = np.exp(np.minimum(mean, 700.0)).tolist()
+        return [amount if known else None for amount, known in zip(amounts, standing.is_seen, strict=True)]
 
     def learn_usage(self, arm: str, context: Context, amount: float, now_h: float) -> None:
         """Count what a call used: a positive amount, of the same unit for all arms."""
@@ -155,6 +120,7 @@ class Bandit:
         self._posterior.keep_rows(self._all.keep_only(arms))
         if self._own is not self._all:
             self._own.keep_only(arms)
+        self._standings = Standings(self._all, self._posterior, self._policy)
 
     def state(self, now_h: float) -> BanditState:
         """Return what this router itself has seen, faded to `now_h`."""
@@ -184,6 +150,7 @@ class Bandit:
 
     def _believe(self, now_h: float) -> None:
         self._posterior = Posterior(self._all, self._policy.half_life_h, now_h)
+        self._standings = Standings(self._all, self._posterior, self._policy)
 
     def _learn(self, arm: str, context: Context, head: int, outcome: tuple[float, float, float]) -> None:
         y, now_h, weight = outcome
@@ -196,6 +163,7 @@ class Bandit:
             sums.add(row, cluster, x, head, y, weight * sums.weight_of(now_h))
             remember(sums.late[row, head], x, y - of_cluster, weight * certainty)
         self._posterior.learned(row, head, now_h)
+        self._standings.learned(context.cluster, head)
 
     def _of_cluster(self, arm: str, cluster: str, head: int, now_h: float) -> tuple[float, float]:
         """How much better the arm is known to be in the cluster than in general: that is no change.
@@ -214,15 +182,6 @@ class Bandit:
         in_general = float(self._posterior.coefficients[row, head] @ centre) / centre[0] if centre[0] > 0.0 else 0.0
         return (total - calls * in_general) / (calls + noise / TAU[head] ** 2), noise / (noise + spread)
 
-    def _from_centre(self, cluster: int, x: Array) -> Array:
-        """x - the cluster's mean vector; zero where none is known."""
-        centre = self._all.centre[cluster]
-        return x - centre / centre[0] if centre[0] > 0.0 else np.zeros_like(x)
-
-    def _rows(self, arms: Sequence[str]) -> NDArray[np.intp]:
-        rows = self._all.arms
-        return np.array([rows.get(arm, 0) for arm in arms], dtype=np.intp)
-
     def _vector(self, context: Context) -> Array:
         if context.vector.shape != (self._dimension,):
             shape = context.vector.shape
@@ -230,21 +189,3 @@ class Bandit:
                 f"The call's vector has shape {shape}; features `{self._features}` have {self._dimension}."
             )
         return context.vector.astype(np.float64, copy=False)
-
-
-def _noise(sums: Array, prior_calls: Array, given: Array, noise_of_arm: Array) -> Array:
-    """Variance of one outcome of each pair: its own, the arm's while the pair is new; never above m (1 - m).
-
-    That bound holds for every variable within 0 and 1 (Bhatia and Davis, 2000); m is drawn to 1/2 by one outcome.
-    """
-    own = _own_noise(sums, noise_of_arm)
-    calls = sums[:, 0]
-    mean = (sums[:, 1] + prior_calls * given + 0.5) / (calls + prior_calls + 1.0)
-    return np.minimum(own, np.maximum(mean * (1.0 - mean), 1e-6))
-
-
-def _own_noise(sums: Array, noise_of_arm: Array) -> Array:
-    """Variance of the pair's outcomes about their mean, drawn to the arm's while they are few."""
-    calls = sums[:, 0]
-    unexplained = np.maximum(sums[:, 2] - sums[:, 1] ** 2 / np.maximum(calls, 1e-12), 0.0)
-    return np.asarray((_NOISE_CALLS * noise_of_arm + unexplained) / (_NOISE_CALLS + calls))

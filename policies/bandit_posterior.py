@@ -7,6 +7,7 @@ say beyond it, after each. Knows nothing of clusters.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,8 @@ class Posterior:
     def __init__(self, sums: Sums, half_life_h: float, now_h: float) -> None:
         self._sums = sums
         self._stale_h = _STALE_HALF_LIVES * half_life_h
+        self.solved = [0] * HEADS
+        """How often a head's coefficients have changed, whichever arm's."""
         d = sums.dimension
         self._penalty = np.full((HEADS, d), np.array(SLOPE_CALLS)[:, None])
         self._penalty[:, 0] = INTERCEPT_CALLS
@@ -51,6 +54,8 @@ class Posterior:
         d = self._sums.dimension
         self.coefficients: Array = np.repeat((self._pull / self._penalty)[None], rows, axis=0)
         self.covariance: Array = np.repeat(np.diag(1.0 / self._penalty[0])[None], rows, axis=0).reshape(rows, d, d)
+        self.squares: Array = np.repeat(_by_squares(self.covariance[0])[None], rows, axis=0)
+        """The covariance as `squares_of` a vector is multiplied by it."""
         self.noise: Array = np.repeat(np.array([_NOISE_PRIOR]), rows, axis=0)
         self.shift: Array = np.zeros((rows, HEADS))
         """How much higher the arm is of late."""
@@ -61,7 +66,8 @@ class Posterior:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return self.coefficients.nbytes + self.covariance.nbytes + self.noise.nbytes
+        arrays = (self.coefficients, self.covariance, self.squares, self.noise)
+        return sum(array.nbytes for array in arrays)
 
     def learned(self, row: int, head: int, now_h: float) -> None:
         """An outcome was counted: solve again when enough have come."""
@@ -84,22 +90,13 @@ class Posterior:
     def keep_rows(self, rows: list[int]) -> None:
         """Follow sums that have dropped all other rows."""
         self.coefficients, self.covariance = self.coefficients[rows], self.covariance[rows]
+        self.squares = self.squares[rows]
         self.shift, self.shift_variance = self.shift[rows], self.shift_variance[rows]
         self.noise, self._news, self._solved_h = self.noise[rows], self._news[rows], self._solved_h[rows]
 
-    def predict(self, rows: NDArray[np.intp], head: int, x: Array) -> Array:
-        """Return b . x of each row."""
-        return np.asarray(self.coefficients[rows, head] @ x)
-
-    def variances(self, rows: NDArray[np.intp], x: Array, away: Array) -> tuple[Array, Array, Array]:
-        """Return the variance of b . x, of b . away, and of one outcome, for each row."""
-        both = np.stack([x, away], axis=1)
-        if 2 * len(rows) > len(self.noise):
-            quadratic = np.einsum("kij,ij->kj", self.covariance @ both, both)[rows]
-        else:
-            quadratic = np.einsum("kij,ij->kj", self.covariance[rows] @ both, both)
-        noise = self.noise[rows, 0]
-        return noise * quadratic[:, 0], noise * quadratic[:, 1], noise
+    def shift_of(self, rows: NDArray[np.intp], head: int) -> tuple[Array, Array]:
+        """Return how much higher each row is of late, and the variance of that."""
+        return self.shift[rows, head], self.shift_variance[rows, head]
 
     def _solve(self, row: int, head: int, now_h: float) -> None:
         scale = self._sums.scale(now_h)
@@ -108,6 +105,7 @@ class Posterior:
         precision = design + np.diag(self._penalty[head])
         if head == 0:
             self.covariance[row] = np.linalg.inv(precision)
+            self.squares[row] = _by_squares(self.covariance[row])
             b = self.covariance[row] @ (moment + self._pull[head])
         else:
             b = np.linalg.solve(precision, moment + self._pull[head])
@@ -117,6 +115,7 @@ class Posterior:
         self.noise[row, head] = (_NOISE_CALLS * _NOISE_PRIOR[head] + unexplained) / calls
         self._news[row, head] = 0.0
         self._solved_h[row, head] = now_h
+        self.solved[head] += 1
         self._follow(row, head)
 
     def _follow(self, row: int, head: int) -> None:
@@ -130,5 +129,22 @@ class Posterior:
             target[:count] = source
 
     def _arrays(self) -> tuple[Array, ...]:
-        state = (self._news, self._solved_h)
-        return (self.coefficients, self.covariance, self.noise, self.shift, self.shift_variance, *state)
+        state = (self.shift, self.shift_variance, self._news, self._solved_h)
+        return (self.coefficients, self.covariance, self.squares, self.noise, *state)
+
+
+def squares_of(x: Array) -> Array:
+    """Return the products of a vector's entries with each other, each pair once, shape (d (d + 1) / 2,)."""
+    rows, columns = _pairs(len(x))
+    return np.asarray(x.take(rows) * x.take(columns))
+
+
+def _by_squares(matrix: Array) -> Array:
+    """What `squares_of` x is multiplied by for x . matrix x."""
+    rows, columns = _pairs(len(matrix))
+    return np.where(rows == columns, 1.0, 2.0) * matrix[rows, columns]
+
+
+@cache
+def _pairs(dimension: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.triu_indices(dimension)

@@ -24,7 +24,7 @@ def test_draws_are_standard_normal_in_every_place():
 
 def test_the_uniform_number_is_even_and_owes_nothing_to_the_normals():
     uniform = np.array([one.random() for one in CALLS])
-    assert 0.0 <= uniform.min() and uniform.max() < 1.0
+    assert uniform.min() >= 0.0 and uniform.max() < 1.0
     assert np.histogram(uniform, bins=10, range=(0.0, 1.0))[0] == pytest.approx(400, abs=90)
     for normals in (NORMALS[:, 0, 0], NORMALS.mean(axis=(1, 2))):
         assert np.corrcoef(uniform, normals)[0, 1] == pytest.approx(0.0, abs=0.06)
