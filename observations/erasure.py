@@ -14,20 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, StorageError
 
 from .records import CallRecord, ErasureRecord, Event, FeedbackRecord, ShadowRecord
 from .rows import SPEC_OF, TableSpec, columns_of, to_arrow, to_record
+from .salvage import suspect_damage
 from .segments import scan_segment
 from .sources import segments_newest_first
 from .state import StatePaths
-from .store import open_reader
+from .store import is_storage_fault, open_reader
 
 if TYPE_CHECKING:
     import duckdb
 
 _KEYS: dict[type[Event], str] = {CallRecord: "id", ShadowRecord: "call_id", FeedbackRecord: "call_id"}
 """What holds a call's content, and the column that names the call."""
+_FIND = """
+    SELECT id, tenant, erased_at_ms FROM slm_observation_raw
+    WHERE id IN (SELECT unnest(?::VARCHAR[])) OR end_user IN (SELECT unnest(?::VARCHAR[])) ORDER BY at_ms, id
+"""
 
 
 class Erasable(Struct, frozen=True):
@@ -96,11 +101,13 @@ def find_erasable(
     """
     found = {call.call_id: call for call in _in_spool(state, frozenset(call_ids), frozenset(end_users))}
     with contextlib.suppress(NotFoundError), contextlib.closing(open_reader(state, wait_s)) as store:
-        rows = store.execute(
-            "SELECT id, tenant, erased_at_ms FROM slm_observation_raw "
-            "WHERE id IN (SELECT unnest(?::VARCHAR[])) OR end_user IN (SELECT unnest(?::VARCHAR[])) ORDER BY at_ms, id",
-            [sorted(call_ids), sorted(end_users)],
-        ).fetchall()
+        try:
+            rows = store.execute(_FIND, [sorted(call_ids), sorted(end_users)]).fetchall()
+        except Exception as error:
+            suspect_damage(state, error)
+            if not is_storage_fault(error):
+                raise
+            raise StorageError(f"Cannot read {state.store}: {str(error).splitlines()[0]}") from error
         found |= {row[0]: Erasable(*row) for row in rows}
     return list(found.values())
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("router_service.keys_commands:keys", "Make, list and revoke API keys."),
     "flywheel": ("pipelines.flywheel_command:flywheel", "Learn from the record, off line."),
     "export": ("router_service.export_command:export", "Write recorded calls to Parquet or JSONL."),
+    "erase": ("pipelines.erase_command:erase", "Erase what was said in recorded calls, for good."),
     "replay": ("pipelines.replay_command:replay", "Judge the router on known outcomes, or on the record."),
     "teacher": ("pipelines.cli:teacher", "Serve a workload's gold answers over the OpenAI API."),
     "traffic": ("pipelines.cli:traffic", "Send a workload through a gateway and grade the answers."),
