@@ -21,11 +21,11 @@ from pipelines.promote import Look, look_at_all
 from pipelines.propose import PROPOSALS, ProposedTask, load_proposal_policy, read_proposals, run_propose
 from pipelines.register import ACTOR, register
 from pipelines.run import RUNS, Run
-from pipelines.shadow_replay import ReplayOptions, ReplayReport, replay
+from pipelines.shadow_replay import ReplayOptions, ReplayReport, replay_to_shadows
 from pipelines.training_config import make_config
 from policies.promotion import PromotionPolicy
 from registry.catalog import Catalog
-from registry.errors import BadInputError, JourneymanError, NotFoundError
+from registry.errors import BadInputError, NotFoundError
 from registry.registrar import Note, Registrar
 
 Say = Callable[[str], None]
@@ -95,7 +95,8 @@ def turn(state: StatePaths, catalog: Catalog, options: TurnOptions | None = None
     with Run.open(state.root / RUNS, options.run_id, say) as run:
         kept, tasks, proposed = _find(state, catalog, run, options)
         made = tuple(_make(state, catalog, run, task, options) for task in proposed[: options.max_tasks])
-        replays = _replay(state, catalog, run, options) if options.replay else ()
+        asking = ReplayOptions(threads=options.threads)
+        replays = replay_to_shadows(state, catalog, asking, run.progress) if options.replay else ()
         looks = tuple(look_at_all(state, options.promotion))
         counts = {"curated": kept, "tasks": tasks, "proposed": len(proposed)}
         return Turn(run=run.run_id, made=made, looks=looks, replays=replays, **counts)
@@ -176,19 +177,3 @@ def _specialist_of(registrar: Registrar, dataset: Dataset) -> str | None:
         if now.stage != "deprecated" and registrar.check(specialist).dataset_sha256 == dataset.sha256:
             return specialist
     return None
-
-
-def _replay(state: StatePaths, catalog: Catalog, run: Run, options: TurnOptions) -> tuple[ReplayReport, ...]:
-    """Replay to every specialist in shadow what it was not asked yet. One that cannot be asked waits for live calls."""
-    reports: list[ReplayReport] = []
-    for specialist, now in Registrar(state.root).history().stages.items():
-        if now.stage != "shadow":
-            continue
-        try:
-            report = replay(state, catalog, specialist, ReplayOptions(threads=options.threads), run.progress)
-        except JourneymanError as error:
-            run.progress(f"{specialist}: nothing replayed, {error.message}")
-            continue
-        if report.asked:
-            reports.append(report)
-    return tuple(reports)

@@ -31,7 +31,7 @@ from pipelines.trials import step_began_ms
 from registry.artifacts import ArtifactStore
 from registry.catalog import Catalog
 from registry.entries import BackendEntry, Prices, TemplateEntry
-from registry.errors import BadInputError, EnvironmentFaultError, IntegrityError, StorageError
+from registry.errors import BadInputError, EnvironmentFaultError, IntegrityError, JourneymanError, StorageError
 from registry.manifest import SpecialistManifest
 from registry.registrar import Registrar, find
 from specialists.backend import Backend
@@ -118,6 +118,28 @@ def replay(
         records = _Replayer(state, subject, chosen, say).run(options)
     seconds = time.monotonic() - began_s
     return _report(subject, records, waiting=len(left) - len(records), seconds=seconds)
+
+
+def replay_to_shadows(
+    state: StatePaths, catalog: Catalog, options: ReplayOptions, say: Say
+) -> tuple[ReplayReport, ...]:
+    """Replay to every specialist in shadow, and return the reports of those that were asked anything.
+
+    One that cannot be asked now is told, and waits for live calls. Raises IntegrityError, StorageError for a ledger
+    that does not hold.
+    """
+    reports: list[ReplayReport] = []
+    for specialist, now in Registrar(state.root).history().stages.items():
+        if now.stage != "shadow":
+            continue
+        try:
+            report = replay(state, catalog, specialist, options, say)
+        except JourneymanError as error:
+            say(f"{specialist}: nothing is replayed, {error.message}")
+            continue
+        if report.asked:
+            reports.append(report)
+    return tuple(reports)
 
 
 class _Subject(Struct, frozen=True, kw_only=True):

@@ -69,27 +69,20 @@ def test_the_adapter_is_peft_s_and_names_its_base_by_name(trained, model):
 def test_the_engine_decodes_the_canary_as_the_training_did(trained, model):
     import asyncio
 
-    from pipelines.evaluate import Question, _ask, _read
+    from pipelines.asking import Asking, canary_holds
+    from pipelines.evaluate import EngineSpec, engine_ask, engine_of
     from registry.entries import TemplateEntry
-    from specialists.engine.assembly import load_engine
-    from specialists.engine.settings import EngineSettings
 
     canary = trained[0].canary
     if canary is None:
         pytest.skip("this small model did not learn to end an answer")
 
-    async def decode():
-        engine = load_engine(EngineSettings(model=str(model), adapters=(("a", trained[0].adapter),)), lambda _: None)
+    async def decode(engine):
         engine.start()
-        question = Question(
-            base_model="", adapter=model, examples=[], shapes={}, template=TemplateEntry(), max_tokens=canary.max_tokens
-        )
-        try:
-            return _read(question.template, await _ask(engine, "a", canary.prompt, question)).completion.text
-        finally:
-            engine.loop.stop()
+        return await canary_holds(lambda one: engine_ask(engine, one), Asking("a", TemplateEntry(), 1), canary)
 
-    assert asyncio.run(decode()) == canary.text
+    with engine_of(EngineSpec(str(model), "a", trained[0].adapter), lambda _: None) as engine:
+        assert asyncio.run(decode(engine))
 
 
 def test_the_same_config_and_data_train_the_same_adapter(trained, model, data, tmp_path):
