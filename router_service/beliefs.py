@@ -16,8 +16,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from observations.records import AttemptRecord, CallRecord
-from policies.bandit import REWARD, Bandit, Belief, Context
+from policies.bandit import Bandit, Belief, Context
 from policies.bandit_posterior import PRIOR_INTERCEPT
+from policies.bandit_standing import REWARD
 from policies.confidence_book import ConfidenceBook, JudgedAnswer
 from policies.plan import Plan
 from policies.reward import Reward, Silence, reward_of_confidence, reward_of_feedback
@@ -28,6 +29,7 @@ from registry.identifiers import UNKNOWN_CLUSTER
 from .belief_store import Learned
 from .log import get
 from .pace import Menu, Pace
+from .sampling import LengthSampler
 from .wire.chat import FeedbackRequest
 
 _log = get("beliefs")
@@ -74,6 +76,7 @@ class Beliefs:
         self.bandit = Bandit(policy.learning, vectors.name, vectors.dimension)
         self.confidence = ConfidenceBook(policy.confidence)
         self.pace = Pace(policy.spend)
+        self._lengths = LengthSampler()
         self._silence = Silence(policy.learning.half_life_h, policy.learning.prior_calls)
         self._decided: OrderedDict[str, _Decided] = OrderedDict()
         self._judged: OrderedDict[int, None] = OrderedDict()
@@ -109,6 +112,7 @@ class Beliefs:
         if stale:
             for name in stale:
                 del self._listed[name]
+                self._lengths.forget(name)
             self.bandit.keep_only(self._listed)
             self.confidence.keep_only(self._listed)
             self._silence.keep_only(self._listed)
@@ -179,7 +183,7 @@ class Beliefs:
         decided = self._decided.get(call_id)
         if decided is None:
             return
-        if attempt.completion_tokens > 0:
+        if attempt.completion_tokens > 0 and self._lengths.takes(attempt.candidate):
             self.bandit.learn_usage(attempt.candidate, decided.context, attempt.completion_tokens, now_h())
         if attempt.outcome == "verified" and attempt.confidence is not None:
             p_right = self.confidence.p_right(attempt.candidate, attempt.confidence)
