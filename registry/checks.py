@@ -18,7 +18,7 @@ from .catalog import AUTO
 from .entries import BackendEntry, RegistryFile, SpecialistEntry
 from .findings import Finding, Severity, Spot, did_you_mean
 from .stages import serves_callers
-from .url_checks import url_problems
+from .url_checks import replica_problems, url_problems
 
 LOADS_ADAPTERS = frozenset({"embedded", "vllm", "echo"})
 EVERY_CLUSTER = "*"
@@ -84,13 +84,31 @@ def _key_name(subject: Subject, name: str | None, path: str) -> None:
 
 def _address(subject: Subject, backend: BackendEntry, path: str) -> None:
     if backend.kind in ("embedded", "echo"):
-        if backend.url is not None:
-            subject.add(f"{path}.url", f"kind {backend.kind} takes no url", "remove it, or use kind vllm or openai")
+        for key in ("url", "urls"):
+            if getattr(backend, key) not in (None, ()):
+                said = f"kind {backend.kind} takes no {key}"
+                subject.add(f"{path}.{key}", said, "remove it, or use kind vllm or openai")
+    elif backend.url and backend.urls:
+        mend = "write one of them: url for one server, urls for replicas"
+        subject.add(f"{path}.urls", "there is a url as well", mend)
+    elif backend.urls:
+        _replicas(subject, backend, path)
     elif not backend.url:
         subject.add(f"{path}.url", f"kind {backend.kind} needs a url", "e.g. url: http://127.0.0.1:8000/v1")
     else:
         for severity, message, hint in url_problems(backend.url, backend.kind):
             subject.add(f"{path}.url", message, hint, severity)
+
+
+def _replicas(subject: Subject, backend: BackendEntry, path: str) -> None:
+    replicas = backend.replicas
+    for index, replica in enumerate(replicas):
+        for severity, message, hint in url_problems(replica.url, backend.kind):
+            subject.add(f"{path}.urls[{index}]", message, hint, severity)
+    for index, message, hint in replica_problems([replica.url for replica in replicas]):
+        subject.add(f"{path}.urls[{index}]", message, hint)
+    if all(replica.drain for replica in replicas):
+        subject.warn(f"{path}.urls", "every replica is draining, so nobody answers", "leave one without drain")
 
 
 def _models(subject: Subject) -> None:
@@ -146,7 +164,7 @@ def _serving(subject: Subject) -> None:
     live = [s for s in subject.file.specialists if s.stage in ("shadow", "canary", "active") or s.standby]
     loads = Counter(backend_of.get(specialist.base, "") for specialist in live)
     for index, backend in enumerate(subject.file.backends):
-        if loads[backend.name] > backend.max_loras:
+        if loads[backend.name] > backend.max_loras and backend.max_cpu_loras is None:
             message = f"{loads[backend.name]} adapters are live here, more than max_loras {backend.max_loras}"
             subject.warn(f"$.backends[{index}].max_loras", message, "raise it, and the server's own limit")
 

@@ -32,6 +32,15 @@ class Deadlines(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     total_ms: Millis = 120_000
 
 
+class ReplicaEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One of several servers behind a backend; all serve the same models."""
+
+    url: Expandable
+    """Base URL up to and including `/v1`; `${NAME:-default}` allowed."""
+    drain: bool = False
+    """True: it gets no new calls, and those under way end."""
+
+
 class BackendEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A server that speaks the OpenAI API."""
 
@@ -42,18 +51,36 @@ class BackendEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Not for `embedded` (started by us) and `echo` (in process).
     """
+    urls: tuple[Expandable | ReplicaEntry, ...] = ()
+    """Instead of `url`: replicas that serve the same models; calls are spread over them."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the provider's key."""
     model: Expandable | None = None
     """For `embedded`: which weights the engine loads (a bundled name, a folder or an HF id); `${NAME}` allowed."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     max_connections: Positive = 256
+    """At once, to each replica."""
     max_retries: Annotated[int, Meta(ge=0, le=10)] = 2
     """Tries after the first, only before the first byte, and within a retry budget of 10 % of calls."""
     breaker_failures: Positive = 5
     """Consecutive failures that open the breaker."""
     breaker_open_ms: Millis = 5_000
     max_loras: Positive = 16
+    """Adapters that one batch may mix; the embedded engine loads no more than this either."""
+    max_cpu_loras: Positive | None = None
+    """Adapters that may be loaded at once on each replica; which ones follows demand. None: all that are wanted."""
+
+    @property
+    def replicas(self) -> tuple[ReplicaEntry, ...]:
+        """The servers named by `urls`; none where there is a single `url`, or no server at all."""
+        return tuple(ReplicaEntry(url=one) if isinstance(one, str) else one for one in self.urls)
+
+    @property
+    def resident_limit(self) -> int | None:
+        """How many adapters may be loaded at once; None: any number."""
+        if self.kind != "embedded":
+            return self.max_cpu_loras
+        return min(self.max_loras, self.max_cpu_loras or self.max_loras)
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -202,9 +202,9 @@ class Walk:
             return None
         if len(members) == 1:
             return self.value(node, members[0], path)
-        tagged = self._by_tag(node, members)
-        if tagged is not None:
-            return self.value(node, tagged, path)
+        meant = self._by_tag(node, members) or _by_shape(node, members)
+        if meant is not None:
+            return self.value(node, meant, path)
         attempts = []
         for member in members:
             attempt = Walk(self._environ)
@@ -229,6 +229,20 @@ class Walk:
             if isinstance(member, mi.StructType) and member.tag_field and said.get(member.tag_field) == str(member.tag):
                 return member
         return None
+
+
+def _by_shape(node: Node, members: list[mi.Type]) -> mi.Type | None:
+    """Return the only member that a value of this shape can be: then its own findings say more than a mismatch."""
+    fitting = [member for member in members if _shape_of(member) is type(node)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _shape_of(type_: mi.Type) -> type[Node]:
+    while isinstance(type_, mi.Metadata):
+        type_ = type_.type
+    if isinstance(type_, mi.StructType | mi.DictType):
+        return MappingNode
+    return SequenceNode if isinstance(type_, mi.TupleType | mi.CollectionType) else ScalarNode
 
 
 def _is_null(node: Node) -> bool:

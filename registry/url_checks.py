@@ -1,9 +1,9 @@
-"""Whether a backend's url can be right: scheme, host, secrets in it, and who could listen on the way."""
+"""Whether a backend's urls can be right: scheme, host, secrets in them, who could listen on the way, and duplicates."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import SplitResult, urlsplit
 
 from .entries import BackendKind
@@ -30,6 +30,27 @@ def url_problems(url: str, kind: BackendKind) -> Iterator[Problem]:
     yield from _exposure(parts, kind)
     if kind == "vllm" and not parts.path.rstrip("/").endswith("/v1"):
         yield "warning", "does not end in /v1", "vLLM's OpenAI routes are below /v1"
+
+
+def replica_problems(urls: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield (index, message, hint) for urls that cannot be replicas of one server: the same one twice, other paths.
+
+    A url that is wrong by itself is left to `url_problems`.
+    """
+    first: dict[tuple[str, int], int] = {}
+    path: str | None = None
+    for index, url in enumerate(urls):
+        try:
+            parts = urlsplit(url)
+            at = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        except ValueError:
+            continue
+        if first.setdefault(at, index) != index:
+            yield index, f"{at[0]}:{at[1]} is there already, as urls[{first[at]}]", "each replica once"
+        path = parts.path.rstrip("/") if path is None else path
+        if parts.path.rstrip("/") != path:
+            said = f"its path is {parts.path or '/'!r}, and that of urls[0] is {path or '/'!r}"
+            yield index, said, "replicas serve the same models under the same path"
 
 
 def is_loopback(host: str) -> bool:

@@ -115,7 +115,9 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         if entry.kind == "embedded":
             yield _engine_finding()
         elif entry.url is not None:
-            yield _reach(entry.name, entry.url)
+            yield _reach(f"backend {entry.name}", entry.url)
+        for replica in entry.replicas:
+            yield _reach(f"backend {entry.name}, replica", replica.url)
 
 
 def _engine_finding() -> Finding:
@@ -125,14 +127,14 @@ def _engine_finding() -> Finding:
     return Finding("embedded engine", "ok", "torch is installed")
 
 
-def _reach(name: str, url: str) -> Finding:
+def _reach(what: str, url: str) -> Finding:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname or "", port), timeout=2):
-            return Finding(f"backend {name}", "ok", f"{parts.hostname}:{port} answers")
+            return Finding(what, "ok", f"{parts.hostname}:{port} answers")
     except OSError as error:
-        return Finding(f"backend {name}", "warn", f"{parts.hostname}:{port}: {error}", "Start it, or mend its url.")
+        return Finding(what, "warn", f"{parts.hostname}:{port}: {error}", "Start it, or mend its url.")
 
 
 CHECKS: tuple[Check, ...] = (_python, _state, _policies, _keys, _registry)

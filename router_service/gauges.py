@@ -9,6 +9,7 @@ from observations.spool import Spool
 from observations.training_jobs import JobsReader
 from registry.stages import serves_callers
 
+from . import replica_view
 from .beliefs import Beliefs
 from .metrics import Metrics
 from .roster import Roster
@@ -20,6 +21,7 @@ CLUSTERS_SHOWN: Final = 50
 def sample(metrics: Metrics, roster: Roster, beliefs: Beliefs, spool: Spool) -> None:
     """Set every gauge."""
     _backends(metrics, roster)
+    replica_view.sample(metrics, roster)
     _beliefs(metrics, roster, beliefs)
     _specialists(metrics, roster, beliefs)
     _spend(metrics, beliefs)

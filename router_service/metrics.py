@@ -55,6 +55,13 @@ METRICS: dict[str, tuple[type[Any], str, tuple[str, ...]]] = {
     "journeyman_redactions_total": (Counter, "Spans redacted before anything was written.", ("kind",)),
     "journeyman_spool_bytes": (Gauge, "Bytes in the spool that the store does not hold yet.", ()),
     "journeyman_backend_up": (Gauge, "1 when the backend can be asked, 0 while its breaker is open.", ("backend",)),
+    "journeyman_replica_up": (Gauge, "1 when the replica can be asked, by its host:port.", ("backend", "replica")),
+    "journeyman_replica_calls_in_flight": (Gauge, "Calls under way on the replica.", ("backend", "replica")),
+    "journeyman_replica_failovers_total": (
+        Counter,
+        "Calls that failed on the replica and were tried on another.",
+        ("backend", "replica"),
+    ),
     "journeyman_adapters_ready": (Gauge, "Adapters that are loaded and have answered.", ("backend",)),
     "journeyman_training_jobs_total": (Counter, "Trainings on this state by how they ended.", ("outcome",)),
     "journeyman_training_seconds": (Histogram, "One training, from its first step to its end.", ("outcome",)),
@@ -72,6 +79,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._metrics = {name: self._make(name, *row) for name, row in METRICS.items()}
         self._children: dict[tuple[str, ...], Any] = {}
+        self._totals: dict[tuple[str, ...], float] = {}
 
     def _make(self, name: str, kind: type[Any], text: str, labels: tuple[str, ...]) -> Any:
         if kind is Histogram:
@@ -97,11 +105,19 @@ class Metrics:
         """Set a gauge."""
         self._child(name, *labels).set(value)
 
+    def count_to(self, name: str, *labels: str, total: float) -> None:
+        """Bring a counter up to what was counted elsewhere; a total that fell began anew."""
+        key = (name, *labels)
+        before = self._totals.get(key, 0.0)
+        self._totals[key] = total
+        self.add(name, *labels, amount=total - before if total >= before else total)
+
     def keep_only(self, name: str, labels: Collection[str | tuple[str, ...]]) -> None:
         """Forget the series of a metric whose label values are not among these."""
         kept = {(label,) if isinstance(label, str) else label for label in labels}
         for key in [k for k in self._children if k[0] == name and k[1:] not in kept]:
             del self._children[key]
+            self._totals.pop(key, None)
             self._metrics[name].remove(*key[1:])
 
     def exposition(self) -> bytes:

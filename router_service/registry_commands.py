@@ -259,9 +259,17 @@ def _flattened(entry: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
         if isinstance(value, dict) and value:
             rows += _flattened(value, f"{prefix}{key}.")
         elif value is not None and value != {}:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            shown = ", ".join(map(_in_a_list, value)) if isinstance(value, list | tuple) else str(value)
             rows.append((prefix + key, repr(shown)[1:-1] if "\n" in shown else shown))
     return rows
+
+
+def _in_a_list(value: Any) -> str:
+    """An item as text; a replica with its mark: `http://10.0.0.8:8000/v1 (drain)`."""
+    if not isinstance(value, dict):
+        return str(value)
+    marks = [key for key, flag in value.items() if flag is True]
+    return " ".join([*(str(one) for one in value.values() if isinstance(one, str)), *(f"({mark})" for mark in marks)])
 
 
 def _load_or_exit(path: Path, state: Path) -> Loaded:

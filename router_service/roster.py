@@ -19,8 +19,10 @@ from policies.contenders import Contender, contenders_of
 from policies.plan import Candidate, TaskFeatures
 from registry.catalog import Catalog
 from registry.entries import BackendEntry, SpecialistEntry
-from specialists.adapters import AdapterSet, Canary
+from specialists.adapters import AdapterSet
 from specialists.backend import Backend, Health
+from specialists.replicas import ReplicatedBackend
+from specialists.server_adapters import Canary
 
 from .beliefs import Beliefs
 
@@ -45,7 +47,7 @@ class Roster:
     def follow(self, catalog: Catalog) -> None:
         """Take over a catalog: make new backends, retire those that are gone or changed."""
         before = self._backends
-        kept = {n: b for n, b in before.items() if catalog.backends.get(n) == b.entry}
+        kept = {n: b for n, b in before.items() if n in catalog.backends and self._stays(b, catalog.backends[n])}
         self._backends = {name: kept.get(name) or self._make_backend(entry) for name, entry in catalog.backends.items()}
         self.catalog = catalog
         file = catalog.file
@@ -54,6 +56,13 @@ class Roster:
         for name, backend in before.items():
             if name not in kept:
                 self._retire(backend)
+
+    def _stays(self, backend: Backend, entry: BackendEntry) -> bool:
+        """Whether a backend is that of an entry; one of which only the list of replicas was edited takes that over."""
+        if isinstance(backend, ReplicatedBackend) and backend.can_follow(entry):
+            for gone in backend.follow(entry):
+                self._retire(gone)
+        return backend.entry == entry
 
     def _adapter_set(self, name: str, catalog: Catalog) -> AdapterSet:
         backend = self._backends[name]

@@ -6,7 +6,6 @@ Nothing here decides anything about a call.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import time
@@ -27,16 +26,15 @@ from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
 from policies.verify import Verifier
 from registry.catalog import Catalog
-from registry.errors import BackendError, EnvironmentFaultError, StorageError
+from registry.errors import EnvironmentFaultError, StorageError
 from registry.loading import CatalogHolder, ReloadStatus
 from registry.managed import MadeSpecialists
 from registry.registrar import Registrar
 from registry.watching import watch
-from specialists.backend import Backend
 from specialists.backends import BackendContext, make_backend
 from specialists.embedder import hashing_embedder
 
-from . import gauges
+from . import gauges, replica_view
 from .auth import Auth
 from .belief_keeper import BeliefKeeper
 from .belief_store import BeliefStore
@@ -60,12 +58,11 @@ from .settings import Settings
 from .shadowing import Mirror, ShadowParts
 from .stage_audit import StageAudit
 from .telemetry import Telemetry
+from .upkeep import Upkeep
 from .vectors import TextVectors
 
 _log = get("services")
 EMBEDDING_DIMENSION = 32
-_ADAPTER_INTERVAL_S = 1.0
-_PROBE_INTERVAL_S = 5.0
 
 
 class Services:
@@ -151,8 +148,7 @@ class Services:
         self._report(self.holder.status)
         self._tasks = [
             asyncio.create_task(watch(self.holder, self.settings.reload_interval_s, self._report)),
-            asyncio.create_task(self._keep_probing()),
-            asyncio.create_task(self._keep_adapters()),
+            asyncio.create_task(Upkeep(self.roster, self._follow_moves).run()),
             asyncio.create_task(self._classifier.run(self.settings.reload_interval_s)),
             asyncio.create_task(self._found.run(self.settings.reload_interval_s)),
             asyncio.create_task(self._belief_keeper.run(self.settings.beliefs_interval_s)),
@@ -180,6 +176,7 @@ class Services:
         backends = {name: backend.health() for name, backend in self.roster.backends().items()}
         status = self.holder.status
         trouble = [f"backend {name}: {health.reason}" for name, health in backends.items() if not health.ok]
+        trouble.extend(replica_view.troubles(self.roster))
         if not status.ok:
             trouble.append(f"registry: {status.error}")
         trouble.extend(status.left_out)
@@ -198,6 +195,7 @@ class Services:
             "trouble": trouble,
             "catalog": {"digest": status.digest, "ok": status.ok, "loaded_at_ms": status.loaded_at_ms},
             "backends": {name: {"ok": h.ok, "reason": h.reason} for name, h in backends.items()},
+            "replicas": replica_view.shown(self.roster),
             "adapters": {n: list(a.ready_names()) for n, a in self.roster.adapter_sets().items() if a.wanted()},
         }
 
@@ -253,25 +251,8 @@ class Services:
         except StorageError as error:
             _log.error("record lost", digest=catalog.digest, reason=error.message)
 
-    async def _keep_probing(self) -> None:
-        """Ask every backend once, and those that are down again and again; the first probe starts an engine."""
-        probed: list[Backend] = []
-        while True:
-            present = list(self.roster.backends().values())
-            for backend in present:
-                if backend not in probed or not backend.health().ok:
-                    with contextlib.suppress(BackendError):
-                        await backend.probe()
-            probed = present
-            await asyncio.sleep(_PROBE_INTERVAL_S)
-
-    async def _keep_adapters(self) -> None:
-        while True:
-            self._audit.follow(self._made.last.history)
-            for name, adapters in self.roster.adapter_sets().items():
-                for problem in await adapters.sync():
-                    _log.warning("adapter not ready", backend=name, reason=problem)
-            await asyncio.sleep(_ADAPTER_INTERVAL_S)
+    def _follow_moves(self) -> None:
+        self._audit.follow(self._made.last.history)
 
 
 def warm_redactor(policy: RedactionPolicy) -> Redactor:

@@ -1,7 +1,6 @@
-"""The adapters that a backend should hold: loaded when missing, unloaded when no longer wanted, ready once they answer.
+"""The adapters that a backend should hold, on each of its servers: ready as soon as one of them can be asked.
 
-Names are immutable (`name@digest12`), so an adapter is never replaced in place. A backend that died and came back has
-lost its adapters without saying so: its list of models is looked at again and again. Knows nothing of stages.
+What a single server holds is in `specialists.server_adapters`. Knows nothing of stages.
 """
 
 from __future__ import annotations
@@ -10,145 +9,62 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
-
-from registry.errors import BackendError, JourneymanError
-
 from .backend import Backend
-from .calls import Call, Sampling
-
-CANARY_MS = 120_000.0
-CHECK_S = 5.0
-"""How often the backend's own list is compared."""
-FIRST_RETRY_S = 1.0
-LONGEST_RETRY_S = 60.0
-GRACE_S = 30.0
-"""How long an adapter stays loaded after it is no longer wanted: calls may still be under way."""
-
-
-class Canary(Struct, frozen=True):
-    """A prompt, and the text that the adapter must decode it to (greedily)."""
-
-    prompt: str
-    expected: str
-    max_tokens: int = 32
-
-
-class _Trouble(Struct):
-    failures: int
-    next_try_s: float
+from .replica import Replica
+from .replicas import servers_of
+from .server_adapters import Canary, ServerAdapters
 
 
 class AdapterSet:
-    """The wanted and the ready adapters of one backend. `sync` does the work, one adapter after the other."""
+    """The wanted and the ready adapters of one backend."""
 
     def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
         self.backend = backend
         self._clock = clock
         self._wanted: dict[str, str] = {}
-        self._canaries: dict[str, Canary] = {}
-        self._ready: set[str] = set()
-        self._unwanted_since: dict[str, float] = {}
-        self._trouble: dict[str, _Trouble] = {}
-        self._checked_at_s = float("-inf")
-        self._lock = asyncio.Lock()
+        self._servers: dict[str, ServerAdapters] = {}
 
     def want(self, adapters: Mapping[str, str], canaries: Mapping[str, Canary] | None = None) -> None:
         """Say which adapters there should be: name to folder. Takes effect at the next `sync`."""
-        self._trouble = {n: t for n, t in self._trouble.items() if self._wanted.get(n) == adapters.get(n)}
         self._wanted = dict(adapters)
-        self._canaries = dict(canaries or {})
-        now = self._clock()
-        for name in self._ready:
-            if name in self._wanted:
-                self._unwanted_since.pop(name, None)
-            else:
-                self._unwanted_since.setdefault(name, now)
+        known, self._servers = self._servers, {}
+        for name, server in servers_of(self.backend).items():
+            before = known.get(name)
+            self._servers[name] = before if before is not None and before.server is server else self._made(server)
+            self._servers[name].want(adapters, canaries)
+
+    def _made(self, server: Backend) -> ServerAdapters:
+        return ServerAdapters(server, self._clock, server.ready if isinstance(server, Replica) else None)
+
+    def servers(self) -> Mapping[str, ServerAdapters]:
+        """What each server holds, by the replica's name; a backend that is one server has it under no name."""
+        return self._servers
 
     def wanted(self) -> Mapping[str, str]:
         """The wanted adapters: name to folder."""
         return self._wanted
 
     def ready(self, name: str) -> bool:
-        """Whether a wanted adapter has answered since it was loaded."""
-        return name in self._ready and name in self._wanted
+        """Whether a wanted adapter has answered, on a server that takes calls, since it was loaded there."""
+        return any(one.ready(name) and _takes_calls(one.server) for one in self._servers.values())
 
     def ready_names(self) -> list[str]:
         """The wanted adapters that are ready."""
-        return sorted(self._ready & self._wanted.keys())
+        return [name for name in sorted(self._wanted) if self.ready(name)]
 
     async def sync(self) -> list[str]:
-        """Load what is missing and unload what is no longer wanted. Returns what went wrong this time, a line each.
+        """Bring every server up to date, all at once. Returns what went wrong this time, a line each."""
+        problems = await asyncio.gather(*(self.sync_server(name) for name in self._servers))
+        return [line for lines in problems for line in lines]
 
-        An adapter that failed is tried again after a growing wait.
-        """
-        async with self._lock:
-            problems: list[str] = []
-            await self._forget_lost(problems)
-            for name in [n for n, since in self._unwanted_since.items() if self._clock() - since >= GRACE_S]:
-                await self._unload(name, problems)
-            for name in [name for name in self._wanted if name not in self._ready and self._is_due(name)]:
-                await self._load(name, problems)
-            return problems
-
-    async def _forget_lost(self, problems: list[str]) -> None:
-        """Un-ready what the backend no longer lists; a backend that does not answer has none that is ready."""
-        now = self._clock()
-        if not self._ready or now - self._checked_at_s < CHECK_S:
-            return
-        self._checked_at_s = now
-        try:
-            served = await self.backend.served_models()
-        except BackendError as error:
-            problems.append(f"the list of adapters cannot be read: {error.message}")
-            served = frozenset()
-        for name in self._ready - served:
-            self._ready.discard(name)
-            self._unwanted_since.pop(name, None)
-
-    async def _load(self, name: str, problems: list[str]) -> None:
-        path = self._wanted.get(name)
-        if path is None:
-            return
-        try:
-            await self.backend.load_adapter(name, path)
-            await check_canary(self.backend, name, self._canaries.get(name))
-        except JourneymanError as error:
-            problems.append(f"{name}: {error.message}")
-            failures = self._trouble[name].failures + 1 if name in self._trouble else 1
-            wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (failures - 1))
-            self._trouble[name] = _Trouble(failures, self._clock() + wait_s)
-            return
-        self._trouble.pop(name, None)
-        self._ready.add(name)
-        if name not in self._wanted:
-            self._unwanted_since[name] = self._clock()
-
-    async def _unload(self, name: str, problems: list[str]) -> None:
-        try:
-            await self.backend.unload_adapter(name)
-        except BackendError as error:
-            problems.append(f"{name} stays loaded: {error.message}")
-        self._ready.discard(name)
-        self._unwanted_since.pop(name, None)
-
-    def _is_due(self, name: str) -> bool:
-        trouble = self._trouble.get(name)
-        return trouble is None or self._clock() >= trouble.next_try_s
+    async def sync_server(self, name: str) -> list[str]:
+        """Bring one server up to date; one that is draining keeps what it has."""
+        held = self._servers.get(name)
+        if held is None or not _takes_calls(held.server):
+            return []
+        where = f"replica {name}: " if name else ""
+        return [where + problem for problem in await held.sync()]
 
 
-async def check_canary(backend: Backend, name: str, canary: Canary | None) -> None:
-    """Decode the canary with an adapter. Raises BackendError when the text is another one.
-
-    Without a canary nothing more is asked: loading itself ended with a decoded token.
-    """
-    if canary is None:
-        return
-    call = Call(name, prompt=canary.prompt, sampling=Sampling(max_tokens=canary.max_tokens, temperature=0.0))
-    said = ((await backend.complete(call, CANARY_MS)).text or "").strip()
-    if said != canary.expected.strip():
-        raise BackendError(
-            f"adapter {name} answers its canary with {said[:80]!r} instead of {canary.expected[:80]!r}: "
-            "another adapter or base model is loaded under this name",
-            backend=backend.entry.name,
-        )
+def _takes_calls(server: Backend) -> bool:
+    return not (isinstance(server, Replica) and server.draining)

@@ -20,6 +20,7 @@ from .echo import EchoBackend
 from .embedded import EmbeddedBackend
 from .openai_http import OpenAIBackend
 from .openai_wire import Dialect
+from .replicas import ReplicatedBackend
 from .upstream import Access
 
 
@@ -38,7 +39,10 @@ class BackendContext(Struct, frozen=True):
 
 def make_backend(entry: BackendEntry, context: BackendContext) -> Backend:
     """Make the backend of an entry. Raises ConfigError for one that cannot work."""
-    return _KINDS[entry.kind](entry, context)
+    make = _KINDS[entry.kind]
+    if entry.urls:
+        return ReplicatedBackend(entry, lambda alone: make(alone, context), context.draw)
+    return make(entry, context)
 
 
 def _openai(entry: BackendEntry, context: BackendContext) -> Backend:

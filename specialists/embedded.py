@@ -1,6 +1,7 @@
 """The embedded engine as a Backend: a supervised child process that is asked over the same HTTP as any other server.
 
-While the engine is down, calls fail at once and `health` says why. After a restart the adapters come back.
+While the engine is down, calls fail at once and `health` says why. A restarted engine holds no adapters: whoever loads
+them (`specialists.server_adapters`) sees that they are missing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 from registry.entries import BackendEntry
-from registry.errors import BackendError, BackendUnavailableError
+from registry.errors import BackendUnavailableError
 
 from .backend import Health
 from .calls import Call, Completion, Delta
@@ -32,7 +33,6 @@ class EmbeddedBackend:
     ) -> None:
         self._entry = entry
         self._draw = draw
-        self._adapters: dict[str, str] = {}
         self._inner: OpenAIBackend | None = None
         log = state / "log" / f"engine-{entry.name.replace('/', '_')}.log"
         self.process = EngineProcess(command or engine_command(entry), log, self._on_ready, self._on_gone)
@@ -73,13 +73,11 @@ class EmbeddedBackend:
         return await self._running().served_models()
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Hot-load an adapter; it is loaded again whenever the engine restarts."""
+        """Hot-load an adapter; a restart of the engine loses it."""
         await self._running().load_adapter(name, path)
-        self._adapters[name] = path
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter out; a name that is not loaded is no error."""
-        self._adapters.pop(name, None)
         if self._inner is not None:
             await self._inner.unload_adapter(name)
 
@@ -97,14 +95,7 @@ class EmbeddedBackend:
     async def _on_ready(self, url: str) -> None:
         base = url.rstrip("/")
         access = Access(base if base.endswith("/v1") else base + "/v1")
-        inner = OpenAIBackend(self._entry, access, Dialect(fetches_media=False), self._draw)
-        for name, path in list(self._adapters.items()):
-            try:
-                await inner.load_adapter(name, path)
-            except BackendError:
-                # Its AdapterSet sees that it is missing, tries again, and reports why it fails.
-                self._adapters.pop(name, None)
-        self._inner = inner
+        self._inner = OpenAIBackend(self._entry, access, Dialect(fetches_media=False), self._draw)
 
     async def _on_gone(self) -> None:
         inner, self._inner = self._inner, None

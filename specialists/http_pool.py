@@ -39,6 +39,11 @@ class Origin(Struct, frozen=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
+    @property
+    def place(self) -> str:
+        """Host and port, always with the port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def parse_origin(url: str) -> Origin:
     """Take a base URL apart. Raises ConfigError when it is not a plain http(s) URL."""
