@@ -67,7 +67,9 @@ def without_content(event: Event, erased_at_ms: int) -> Event:
     if isinstance(event, ShadowRecord):
         return structs.replace(event, answer_text=None, answer_tool_calls=None, reason="")
     if isinstance(event, FeedbackRecord):
-        return structs.replace(event, comment=None, correction=None)
+        # Whoever said what would have been right said that the answer was wrong: that is a figure, and stays.
+        outcome = "failure" if event.outcome is None and event.correction else event.outcome
+        return structs.replace(event, outcome=outcome, comment=None, correction=None)
     return event
 
 

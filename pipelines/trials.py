@@ -44,7 +44,7 @@ def trial_of(state: StatePaths, now: StageNow, since_ms: int, wait_s: float = 30
     Raises NotFoundError without a store, StorageError when it cannot be read.
     """
     trial = TrialState(specialist=now.specialist, stage=now.stage, share=_share(now))
-    rows = _shadow_outcomes if now.stage == "shadow" else _canary_outcomes
+    rows = shadow_outcomes if now.stage == "shadow" else _canary_outcomes
     for outcome in rows(state, now.specialist, since_ms, wait_s):
         trial.observe(outcome)
     return trial
@@ -71,7 +71,8 @@ def _rows(state: StatePaths, query: str, values: list[Any], wait_s: float) -> It
             yield from batch
 
 
-def _shadow_outcomes(state: StatePaths, specialist: str, since_ms: int, wait_s: float) -> Iterator[ShadowOutcome]:
+def shadow_outcomes(state: StatePaths, specialist: str, since_ms: int, wait_s: float = 30.0) -> Iterator[ShadowOutcome]:
+    """Yield a shadow's outcomes from a moment on, the oldest first. Raises NotFoundError, StorageError."""
     rows = [ShadowRow(*row) for row in _rows(state, SHADOWS, [specialist, since_ms], wait_s)]
     judged_alone = sum(row.is_judged for row in rows) >= LEAST_JUDGED
     return (row.outcome_of_chain(judged_alone=judged_alone) for row in rows)

@@ -24,8 +24,8 @@ from policies.promotion import Gates, PromotionPolicy
 from registry.registrar import Note, Registrar
 from router_service.cli import run
 from router_service.services import hash_key
+from tests.flows.mirrored_calls import mirrored, shadow_of
 from tests.flows.recorded_state import record
-from tests.flows.test_promotion_files_flow import mirrored, shadow_of
 from tests.unit.curated_calls import calls
 from tests.unit.made_specialists import make_folder, manifest
 from tests.unit.recorded_calls import START_MS, call

@@ -6,51 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from observations.records import CallRecord, FeedbackRecord, ShadowRecord
+from observations.records import CallRecord, ErasureRecord, FeedbackRecord
 from observations.state import StatePaths
 from pipelines.promote import look_at_all
 from pipelines.promotion_archive import drop_examples, find_report, quoting
 from policies.promotion import Gates, PromotionPolicy
 from registry.errors import StorageError
-from registry.registrar import Note, Registrar
+from registry.registrar import Registrar
 from router_service.cli import run
+from tests.flows.mirrored_calls import SOON, mirrored, shadow_of
 from tests.flows.recorded_state import record
-from tests.unit.made_specialists import make_folder, manifest
 
-ANN = Note("ann", "to be proven")
 POLICY = PromotionPolicy(gates=Gates(escalations=0.4))
-SOON = 4_000_000_000_000
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> StatePaths:
     return StatePaths(tmp_path / "state").create()
-
-
-def shadow_of(state: StatePaths, name: str) -> str:
-    registrar = Registrar(state.root)
-    made = registrar.register(
-        make_folder(state.root.parent / name, name.encode().ljust(16, b"\x01")), manifest(name), ANN
-    )
-    registrar.promote(made, ANN)
-    return made
-
-
-def mirrored(specialist: str, number: int, *, agrees: bool = True, said: str = '{"intent": "transfer"}', **other):
-    given = {"outcome": "verified", "reference_verified": True, "answer_text": said} | other
-    return ShadowRecord(
-        id=f"call_{number}:{specialist}",
-        at_ms=SOON + number,
-        call_id=f"call_{number}",
-        specialist=specialist,
-        agrees=agrees,
-        cost_usd=0.00002,
-        latency_ms=60.0,
-        reference="big",
-        reference_cost_usd=0.001,
-        reference_latency_ms=400.0,
-        **given,
-    )
 
 
 def call(number: int, text: str = "send 5 to <PERSON_1>", **other):
@@ -148,6 +120,15 @@ def test_an_example_is_taken_out_of_every_report_and_the_figures_stay(state: Sta
     assert len(after["broken_examples"]) == len(before["broken_examples"]) - 1
     assert {**after, "broken_examples": 0} == {**before, "broken_examples": 0}
     assert list(quoting(reports, {gone})) == [] and drop_examples(reports, {gone}) == ()
+
+
+def test_of_an_erased_call_a_report_says_that_it_was_wrong_and_not_what(state: StatePaths) -> None:
+    one = shadow_of(state, "one")
+    record(state, [call(1), mirrored(one, 1, agrees=False), call(2, "words of 2."), mirrored(one, 2, agrees=False)])
+    record(state, [ErasureRecord(id="call_2", call_id="call_2", at_ms=SOON)])
+    look_at_all(state, POLICY, move=False)
+    shown = {example["call_id"]: example["input"] for example in latest(state, one)["broken_examples"]}
+    assert shown == {"call_1": "send 5 to <PERSON_1>", "call_2": "(the text was not kept)"}
 
 
 def test_a_report_that_cannot_be_written_stops_the_move(state: StatePaths, tmp_path: Path) -> None:

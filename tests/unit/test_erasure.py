@@ -188,6 +188,13 @@ def test_a_store_that_was_moved_aside_brings_no_words_back(state):
     assert bytes_hold(state) == [], "that it was erased was carried over"
 
 
+def test_that_somebody_corrected_an_answer_stays_what_he_said_goes(state):
+    record = FeedbackRecord(id="f", call_id=call(1).id, at_ms=START_MS, correction=CANARY)
+    spool_up(state, call(1), record, erasure(1))
+    load_once(state)
+    assert ask(state, "SELECT outcome, correction FROM slm_feedback_latest") == [("failure", None)]
+
+
 def test_every_kind_that_can_hold_words_is_emptied():
     content = {"messages", "answer_text", "answer_tool_calls", "metadata", "comment", "correction", "reason"}
     for event in (told(1), shadow(1), feedback(1)):
