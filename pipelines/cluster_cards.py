@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct, field
 
-from pipelines.cluster_features import Kind, answer_keys, kind_of, value_tokens
 from pipelines.cluster_identity import Sketch, operators_name_of
+from pipelines.cluster_tokens import Kind, answer_keys, kind_of, value_tokens
 from pipelines.loop_rows import CuratedCall
 from policies.features import estimate_tokens
 from registry.identifiers import digest_of
@@ -35,6 +35,9 @@ _ANSWERS_COUNTED: Final = 1_000
 _OWNED_SHARE: Final = 0.8
 """Of a signature's calls: so many in one cluster, and the others have strayed."""
 _SPLIT_SHARE: Final = 0.2
+
+
+Fitted = Literal["kept", "extended", "anew"]
 
 
 class Example(Struct, frozen=True):
@@ -110,6 +113,12 @@ class ClusterFile(Struct, frozen=True, kw_only=True):
     new: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     drift_alert: bool = False
+    fitted: Fitted = "anew"
+    """Whether the calls were assigned by the model of the run before, by that and a further layer, or by a new one."""
+    why: str = ""
+    """Why a model was fitted anew; "" for one that was kept."""
+    left_over: int = 0
+    """Calls that the model of the run before did not know."""
 
 
 class Tally:
@@ -174,13 +183,14 @@ class Tally:
                 self._examples.append((rank, call))
             self._examples = sorted(self._examples, key=lambda one: one[0])[:EXAMPLES]
 
-    def sketch(self, words: Sequence[str], signatures: Sequence[str]) -> Sketch:
-        """Return what the cluster's identity depends on."""
+    def sketch(self, words: Sequence[str], signatures: Sequence[str], kept_id: str = "") -> Sketch:
+        """Return what the cluster's identity depends on; `kept_id` is the one that a kept model has for it."""
         return Sketch(
             members=np.sort(np.frombuffer(self.members.tobytes(), dtype=np.uint64)),
             signatures=frozenset(signatures),
             terms=frozenset((*_most(self._keys, 16), *_most(self._tools, 32), *words)),
             operators_name=operators_name_of(self.names, self.volume),
+            kept_id=kept_id,
         )
 
     def card(self, name: str, words: Sequence[str], signatures: Sequence[str], days: float) -> ClusterCard:

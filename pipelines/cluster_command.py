@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DESCRIPTION_CHARS = 100
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_FITTED = {
+    "kept": "Assigned by the model that was kept; {new} calls were new to it, too few or too unlike for a task.",
+    "extended": "Assigned by the model that was kept; on {new} calls that were new to it, it learnt more.",
+    "anew": "A model was fitted anew: {why}.",
+}
 
 
 @click.command("cluster", short_help="Find the tasks in curated calls.")
@@ -28,11 +33,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option(
     "--drift-alert", default=0.3, show_default=True, type=click.FloatRange(0, 1), help="Drift above it alerts."
 )
+@click.option("--refit", is_flag=True, help="Fit the model of tasks anew; ids stay where tasks do.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def cluster(state: Path | None, run_id: str | None, as_json: bool, **given: Any) -> None:
+def cluster(state: Path | None, run_id: str | None, refit: bool, as_json: bool, **given: Any) -> None:
     """Find the tasks in a run's curated calls, and make them known to the gateway.
 
-    Tasks keep their ids from run to run. Writes assignments.jsonl and clusters.json.
+    Tasks keep their ids from run to run: calls of known ones are assigned by the model that is kept in the state
+    directory, and only what is new to it is clustered. Writes assignments.jsonl and clusters.json.
     """
     # Here, since numpy and DuckDB take time that other commands need not spend.
     from observations.state import DEFAULT_ROOT, StatePaths  # noqa: PLC0415
@@ -44,7 +51,7 @@ def cluster(state: Path | None, run_id: str | None, as_json: bool, **given: Any)
     root = paths.root / RUNS
     options = ClusterOptions(sample=given["sample"], min_cluster_calls=given["min_calls"])
     with Run.open(root, run_id or newest_run(root, "curate")) as run:
-        step = run_cluster(run, paths, options, given["drift_alert"])
+        step = run_cluster(run, paths, options, given["drift_alert"], refit=refit)
         content = step.folder / CLUSTERS
     if as_json:
         click.echo(content.read_bytes())
@@ -74,6 +81,10 @@ def _show_clusters(file: ClusterFile) -> None:
         )
     console = Console()
     console.print(table)
+    if file.drift_alert:
+        moved = ", ".join(card.id for card in file.clusters if card.drift_alert)
+        console.print(f"Drift alert: {moved}. Look at their examples before a specialist is trusted.", highlight=False)
+    console.print(_FITTED[file.fitted].format(new=file.left_over, why=file.why), highlight=False)
     console.print(f"{file.calls} calls, {file.noise} of no task. Next: journeyman flywheel propose", highlight=False)
 
 

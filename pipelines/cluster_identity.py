@@ -30,6 +30,9 @@ _MIN_COMMON: Final = 20
 """Fewer common calls say little of who is who."""
 _LEAST_LIKENESS: Final = 0.25
 _LEAST_COMMON_TERMS: Final = 0.5
+_CERTAIN: Final = 2.0
+_MIN_CALLS_OF_SIGNATURE: Final = 3
+"""On average."""
 
 Basis = Literal["members", "signatures", "terms"]
 
@@ -44,6 +47,8 @@ class Sketch(Struct, frozen=True):
     """Its keys, tools and most telling words: all that is left when neither calls nor signatures are the same."""
     operators_name: str = ""
     """What clusters.yaml calls most of its calls; "" when nothing."""
+    kept_id: str = ""
+    """The id that the model knows it by: then nothing is matched. "" for one that was found anew."""
 
 
 class Known(Struct, frozen=True):
@@ -84,7 +89,7 @@ def identify(found: Sequence[Sketch], known: Sequence[Known], calls: Calls, aler
     both = np.intersect1d(calls.before, calls.now)
     now = [_seen_by_both(sketch, both) for sketch in found]
     before = [_seen_by_both(one.sketch, both) for one in known]
-    matches = _matches(now, before)
+    matches = _matches(now, before, [one.id for one in known])
     ids: list[str] = [""] * len(found)
     order = sorted(range(len(found)), key=lambda at: (-len(found[at].members), content_id(found[at])))
     taken: set[str] = set()
@@ -94,10 +99,15 @@ def identify(found: Sequence[Sketch], known: Sequence[Known], calls: Calls, aler
             taken.add(name)
     for at in order:
         if not ids[at]:
-            old = known[matches[at]].id if at in matches else ""
+            old = found[at].kept_id or (known[matches[at]].id if at in matches else "")
             ids[at] = old if old and old not in taken else _free_id(found[at], taken)
             taken.add(ids[at])
-    drifts = tuple(_drift(ids[at], now[at], before[matches[at]], alert_above) for at in sorted(matches))
+    drifts = tuple(
+        _drift(
+            ids[at], _Move(now[at], before[matches[at]], _is_steady(found[at], known[matches[at]].sketch)), alert_above
+        )
+        for at in sorted(matches)
+    )
     old_ids = {one.id for one in known}
     return Identities(
         ids=tuple(ids),
@@ -131,13 +141,22 @@ def _free_id(sketch: Sketch, taken: set[str]) -> str:
     return name
 
 
-def _matches(found: Sequence[Sketch], known: Sequence[Sketch]) -> dict[int, int]:
+def _matches(found: Sequence[Sketch], known: Sequence[Sketch], ids: Sequence[str]) -> dict[int, int]:
     """Return which known cluster each found one is: at most one each, with the most likeness in all."""
     if not found or not known:
         return {}
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
 
-    likeness = np.array([[_likeness(new, old) for old in known] for new in found])
+    common = _common_members(found, known)
+    likeness = np.array(
+        [
+            [_likeness(new, old, int(common[row, column])) for column, old in enumerate(known)]
+            for row, new in enumerate(found)
+        ]
+    )
+    for row, new in enumerate(found):
+        if new.kept_id:
+            likeness[row] = [_CERTAIN if new.kept_id == name else 0.0 for name in ids]
     rows, columns = linear_sum_assignment(likeness, maximize=True)
     return {
         int(row): int(column)
@@ -146,9 +165,23 @@ def _matches(found: Sequence[Sketch], known: Sequence[Sketch]) -> dict[int, int]
     }
 
 
-def _likeness(new: Sketch, old: Sketch) -> float:
+def _common_members(found: Sequence[Sketch], known: Sequence[Sketch]) -> NDArray[np.int64]:
+    """Return how many members each pair has in common, in one sort of all of them; no call is in two clusters."""
+    members = np.concatenate([one.members for one in known])
+    owners = np.repeat(np.arange(len(known)), [len(one.members) for one in known])
+    order = np.argsort(members)
+    members, owners = members[order], owners[order]
+    common = np.zeros((len(found), len(known)), dtype=np.int64)
+    for row, one in enumerate(found):
+        _, _, at = np.intersect1d(one.members, members, assume_unique=True, return_indices=True)
+        common[row] = np.bincount(owners[at], minlength=len(known))
+    return common
+
+
+def _likeness(new: Sketch, old: Sketch, common: int) -> float:
     """Return the better of the two Jaccard indices; common terms count half, and only where they are most of them."""
-    best = max(_of_members(new.members, old.members), _jaccard(new.signatures, old.signatures))
+    of_members = common / max(1, len(new.members) + len(old.members) - common)
+    best = max(of_members, _jaccard(new.signatures, old.signatures))
     terms = _jaccard(new.terms, old.terms)
     return max(best, terms / 2 if terms >= _LEAST_COMMON_TERMS else 0.0)
 
@@ -167,15 +200,31 @@ def _seen_by_both(sketch: Sketch, both: NDArray[np.uint64]) -> Sketch:
     return replace(sketch, members=np.intersect1d(sketch.members, both))
 
 
-def _drift(name: str, new: Sketch, old: Sketch, alert_above: float) -> Drift:
+class _Move(Struct, frozen=True):
+    """A cluster now and before, with members that both runs saw."""
+
+    new: Sketch
+    old: Sketch
+    is_steady: bool
+
+
+def _is_steady(*sketches: Sketch) -> bool:
+    """Return whether signatures come again: those of an agent that writes something new each time say nothing."""
+    return all(0 < _MIN_CALLS_OF_SIGNATURE * len(one.signatures) <= len(one.members) for one in sketches)
+
+
+def _drift(name: str, move: _Move, alert_above: float) -> Drift:
+    """Judge by common calls, else by signatures, else by looks, which differ from sample to sample."""
     basis: Basis = "terms"
+    new, old = move.new, move.old
     if max(len(new.members), len(old.members)) >= _MIN_COMMON:
         basis, likeness = "members", _of_members(new.members, old.members)
-    elif new.signatures and old.signatures:
+    elif move.is_steady:
         basis, likeness = "signatures", _jaccard(new.signatures, old.signatures)
     else:
         likeness = _jaccard(new.terms, old.terms)
     drift = round(1.0 - likeness, 4)
+    alert_above = max(alert_above, 1.0 - _LEAST_LIKENESS) if basis == "terms" else alert_above
     return Drift(name, drift, basis, drift > alert_above)
 
 

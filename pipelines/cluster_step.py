@@ -1,8 +1,9 @@
 """The step `cluster` of a run: curated calls in, assignments and cards out, and the tasks made known to serving.
 
-Writes `assignments.jsonl` and `clusters.json` into the step's folder and publishes `clusters.json`, with what the next
-run matches against, under `<state>/clusters`. It knows files and runs; how tasks are found, named and described is
-done elsewhere.
+A kept model knows the tasks of earlier runs again; it is fitted anew when there is none that can be used, when too much
+is new to it, when a task drifted, or on demand. Writes `assignments.jsonl` and `clusters.json` into the step's folder,
+and under `<state>/clusters` publishes `clusters.json` with the model and what the next run matches against. It knows
+files and runs; how tasks are found, named and described is done elsewhere.
 """
 
 from __future__ import annotations
@@ -18,19 +19,29 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from observations.state import StatePaths, make_folder
-from pipelines.cluster import NOISE_NUMBER, ClusterOptions, Found, Progress, find_clusters, rank_of
-from pipelines.cluster_cards import DAY_MS, ClusterCard, ClusterFile, Tally, file_of, owned_signatures, telling_words
-from pipelines.cluster_identity import Calls, Drift, Identities, Known, Sketch, identify, pack_members, read_members
-from pipelines.loop_rows import ASSIGNMENTS, CURATED, NOISE, Assignment, CuratedCall, read_rows, write_rows
+from pipelines.cluster import ClusterOptions, Progress
+from pipelines.cluster_cards import DAY_MS, ClusterFile, file_of, owned_signatures, telling_words
+from pipelines.cluster_find import Found, assign_calls, extend, fit_model
+from pipelines.cluster_identity import Calls, Identities, Known, Sketch, identify, pack_members, read_members
+from pipelines.cluster_model import ClusterModel, load_model, options_digest, save_model
+from pipelines.cluster_places import NOISE_NUMBER
+from pipelines.cluster_source import CallFile, Heads
+from pipelines.loop_rows import ASSIGNMENTS, CURATED, NOISE, Assignment, write_rows
 from pipelines.run import Run, Step, sha256_of, write_atomically
-from registry.errors import BadInputError
+from registry.errors import BadInputError, ConfigError
 from registry.identifiers import digest_of
 
 STEP: Final = "cluster"
 CLUSTERS: Final = "clusters.json"
 MEMBERS: Final = "members.npz"
+MODEL: Final = "model"
 DRIFT_ALERT: Final = 0.3
-_VERSION: Final = 1
+MAX_LAYERS: Final = 4
+MOST_NEW: Final = 0.2
+"""Share of calls that a kept model may not know, beyond what it took for noise when it was fitted."""
+MOST_GROWTH: Final = 4
+"""Times as many calls as it was fitted on."""
+_VERSION: Final = 2
 _NO_CALLS: Final[NDArray[np.uint64]] = np.empty(0, dtype=np.uint64)
 
 
@@ -39,7 +50,7 @@ class Clustering(Struct, frozen=True):
 
     file: ClusterFile
     found: Found
-    ids: tuple[str, ...]
+    """Its model knows the ids."""
     members: dict[str, NDArray[np.uint64]]
 
 
@@ -49,12 +60,20 @@ class History(Struct, frozen=True):
     known: tuple[Known, ...] = ()
     calls: NDArray[np.uint64] = _NO_CALLS
     """Digests of the ids of all its calls."""
+    model: ClusterModel | None = None
+    why: str = "there is none yet"
+    """Why there is no model that can be used."""
 
 
 def run_cluster(
-    run: Run, state: StatePaths, options: ClusterOptions | None = None, drift_alert: float = DRIFT_ALERT
+    run: Run,
+    state: StatePaths,
+    options: ClusterOptions | None = None,
+    drift_alert: float = DRIFT_ALERT,
+    *,
+    refit: bool = False,
 ) -> Step:
-    """Do the step in an open run, unless it is done. Returns it.
+    """Do the step in an open run, unless it is done. Returns it. `refit` fits a model anew whatever is kept.
 
     Raises:
         BadInputError: the run has no curated calls, or too few.
@@ -64,16 +83,20 @@ def run_cluster(
     curated = run.folder / "curate" / CURATED
     if not curated.is_file():
         raise BadInputError(f"{curated} is not there. Run `journeyman flywheel curate --run {run.run_id}` first.")
-    inputs = {"curated": sha256_of(curated), "options": digest_of([msgspec.to_builtins(options), drift_alert])}
-    step = run.step(STEP, inputs, version=_VERSION)
+    wanted = digest_of([options_digest(options), drift_alert, refit])
+    step = run.step(STEP, {"curated": sha256_of(curated), "options": wanted}, version=_VERSION)
     if step.done:
         run.progress(f"cluster: done already, in {step.folder}")
         return step
-    done = cluster_file(curated, options, published(state), drift_alert, run.progress)
+    history = published(state, options)
+    if refit:
+        history = replace(history, model=None, why="it was asked for")
+    done = cluster_file(curated, options, history, drift_alert, run.progress)
     write_rows(step.folder / ASSIGNMENTS, assignments(curated, done))
     content = msgspec.json.format(msgspec.json.encode(done.file))
     write_atomically(step.folder / CLUSTERS, content)
     folder = make_folder(state.root / "clusters")
+    save_model(folder / MODEL, done.found.model, options)
     write_atomically(folder / MEMBERS, pack_members(done.members))
     write_atomically(folder / CLUSTERS, content)
     step.finish([step.folder / ASSIGNMENTS, step.folder / CLUSTERS], facts_of(done.file))
@@ -87,44 +110,96 @@ def cluster_file(
     drift_alert: float = DRIFT_ALERT,
     progress: Progress = lambda _: None,
 ) -> Clustering:
-    """Find, name and describe the tasks in a file of curated calls."""
-    found = find_clusters(lambda: read_rows(curated, CuratedCall), options, progress)
-    tallies = [Tally() for _ in range(found.clusters)]
-    window = [2**62, 0]
-    ranks = np.empty(len(found.numbers), dtype=np.uint64)
-    for at, call in enumerate(read_rows(curated, CuratedCall)):
-        window = [min(window[0], call.at_ms), max(window[1], call.at_ms)]
-        ranks[at] = rank = rank_of(call.call_id)
-        if found.numbers[at] != NOISE_NUMBER:
-            tallies[found.numbers[at]].add(call, rank)
-    progress("cluster: cards are counted")
+    """Find, name and describe the tasks in a file of curated calls, by the model of the run before if that will do."""
+    file = CallFile(curated)
+    heads = file.heads()
+    why = history.why
+    if history.model is not None:
+        done, why = _by_kept_model(file, heads, (options, history, drift_alert), progress)
+        if done is not None:
+            return done
+    progress(f"cluster: a model is fitted anew, since {why}")
+    found = assign_calls(file, heads, fit_model(file, heads, options, progress), progress)
+    done = _named(found, history, drift_alert)
+    return replace(done, file=replace(done.file, fitted="anew", why=why))
+
+
+def _by_kept_model(
+    file: CallFile, heads: Heads, given: tuple[ClusterOptions, History, float], progress: Progress
+) -> tuple[Clustering | None, str]:
+    """Return what the kept model makes of the calls, or None and why it will not do."""
+    options, history, drift_alert = given
+    model = history.model
+    if model is None:
+        return None, history.why
+    if len(heads) > MOST_GROWTH * model.fitted_calls:
+        return None, f"there are {len(heads)} calls, and it was fitted on {model.fitted_calls}"
+    found = assign_calls(file, heads, model, progress)
+    new_share = found.left_over / max(1, len(heads))
+    if new_share > model.noise_share + MOST_NEW:
+        return None, f"{new_share:.0%} of the calls are new to it"
+    extended = extend(file, found, options, progress)
+    if len(extended.model.layers) > MAX_LAYERS:
+        return None, f"it has {MAX_LAYERS} layers, and there are new tasks"
+    done = _named(extended, history, drift_alert)
+    if alerted := [card.id for card in done.file.clusters if card.drift_alert]:
+        return None, f"{', '.join(alerted)} drifted by more than {drift_alert:g}"
+    fitted = "kept" if extended is found else "extended"
+    return replace(done, file=replace(done.file, fitted=fitted, why="")), ""
+
+
+def _named(found: Found, history: History, drift_alert: float) -> Clustering:
+    """Give the tasks that have calls their ids, and describe them."""
+    numbers = sorted(found.tallies)
+    tallies = [found.tallies[number] for number in numbers]
     words, signatures = telling_words(tallies), owned_signatures(tallies)
-    sketches = [tally.sketch(*texts) for tally, *texts in zip(tallies, words, signatures, strict=True)]
-    identities = identify(sketches, history.known, Calls(history.calls, np.sort(ranks)), drift_alert)
-    days = max(1.0, (window[1] - window[0]) / DAY_MS)
-    described = zip(identities.ids, tallies, words, signatures, strict=True)
-    cards = [tally.card(name, telling, own, days) for name, tally, telling, own in described]
-    return Clustering(
-        file=_file(cards, identities, found, window),
-        found=found,
-        ids=identities.ids,
-        members={
-            NOISE: np.sort(ranks[found.numbers == NOISE_NUMBER]),
-            **{name: sketch.members for name, sketch in zip(identities.ids, sketches, strict=True)},
-        },
-    )
+    kept = [found.model.ids[number] for number in numbers]
+    described = zip(tallies, words, signatures, kept, strict=True)
+    sketches = [tally.sketch(telling, own, name) for tally, telling, own, name in described]
+    calls = Calls(history.calls, np.sort(found.heads.ranks))
+    identities = identify(sketches, history.known, calls, drift_alert)
+    days = max(1.0, (found.window_ms[1] - found.window_ms[0]) / DAY_MS)
+    drifts = {one.id: one for one in identities.drifts}
+    cards = []
+    for name, tally, telling, own in zip(identities.ids, tallies, words, signatures, strict=True):
+        card = tally.card(name, telling, own, days)
+        moved = drifts.get(name)
+        cards.append(card if moved is None else replace(card, drift=moved.drift, drift_alert=moved.alert))
+    ids = list(found.model.ids)
+    for number, name in zip(numbers, identities.ids, strict=True):
+        ids[number] = name
+    members = {name: sketch.members for name, sketch in zip(identities.ids, sketches, strict=True)}
+    members[NOISE] = np.sort(found.heads.ranks[found.numbers == NOISE_NUMBER])
+    found = replace(found, model=replace(found.model, ids=tuple(ids)))
+    return Clustering(file_of(cards, **_facts(found, identities)), found, members)
+
+
+def _facts(found: Found, identities: Identities) -> dict[str, object]:
+    return {
+        "calls": len(found.numbers),
+        "noise": found.noise,
+        "from_ms": found.window_ms[0],
+        "until_ms": found.window_ms[1],
+        "new": identities.new,
+        "gone": identities.gone,
+        "drift_alert": any(one.alert for one in identities.drifts),
+        "left_over": found.left_over,
+    }
 
 
 def assignments(curated: Path, done: Clustering) -> Iterator[Assignment]:
     """Yield which task each call belongs to, in the order of the calls."""
-    calls = read_rows(curated, CuratedCall)
-    for number, strength, call in zip(done.found.numbers, done.found.strengths, calls, strict=True):
-        name = NOISE if number == NOISE_NUMBER else done.ids[number]
-        yield Assignment(call.call_id, name, round(float(strength), 4))
+    found, ids = done.found, [*done.found.model.ids, NOISE]
+    call_ids = CallFile(curated).call_ids()
+    for number, strength, call_id in zip(found.numbers.tolist(), found.strengths.tolist(), call_ids, strict=True):
+        yield Assignment(call_id, ids[number], round(strength, 4))
 
 
-def published(state: StatePaths) -> History:
-    """Return the clusters of the run before, as far as they can be read. Raises BadInputError for a damaged file."""
+def published(state: StatePaths, options: ClusterOptions | None = None) -> History:
+    """Return the clusters of the run before, as far as they can be read, and its model if it has the same options.
+
+    Raises BadInputError for a damaged clusters.json. A model that cannot be used is no error: one is fitted anew.
+    """
     path = state.root / "clusters" / CLUSTERS
     if not path.is_file():
         return History()
@@ -133,7 +208,11 @@ def published(state: StatePaths) -> History:
         Known(card.id, Sketch(members.get(card.id, _NO_CALLS), frozenset(card.signatures), card.terms))
         for card in read_cluster_file(path).clusters
     )
-    return History(known, np.concatenate([_NO_CALLS, *members.values()]))
+    history = History(known, np.concatenate([_NO_CALLS, *members.values()]))
+    try:
+        return replace(history, model=load_model(path.with_name(MODEL), options or ClusterOptions()), why="")
+    except ConfigError as error:
+        return replace(history, why=f"the kept one cannot be used: {error.message}")
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
@@ -152,25 +231,10 @@ def facts_of(file: ClusterFile) -> dict[str, object]:
         "clusters": len(file.clusters),
         "calls": file.calls,
         "noise": file.noise,
+        "fitted": file.fitted,
+        "why": file.why,
+        "left_over": file.left_over,
         "new": list(file.new),
         "gone": list(file.gone),
         "drift_alerts": [card.id for card in file.clusters if card.drift_alert],
     }
-
-
-def _file(cards: list[ClusterCard], identities: Identities, found: Found, window: list[int]) -> ClusterFile:
-    drifts: dict[str, Drift] = {one.id: one for one in identities.drifts}
-    known = [
-        replace(card, drift=drifts[card.id].drift, drift_alert=drifts[card.id].alert) if card.id in drifts else card
-        for card in cards
-    ]
-    return file_of(
-        known,
-        calls=len(found.numbers),
-        noise=int((found.numbers == NOISE_NUMBER).sum()),
-        from_ms=window[0],
-        until_ms=window[1],
-        new=identities.new,
-        gone=identities.gone,
-        drift_alert=any(one.alert for one in identities.drifts),
-    )

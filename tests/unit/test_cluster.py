@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ pytest.importorskip("hdbscan")
 
 from sklearn.metrics import adjusted_rand_score
 
-from pipelines.cluster import ClusterOptions, Found, choose_sample, find_clusters
-from pipelines.loop_rows import CuratedCall
+from pipelines.cluster import ClusterOptions, dense_labels
+from pipelines.cluster_find import Found, assign_calls, fit_model
+from pipelines.cluster_nearest import references_of
+from pipelines.cluster_source import CallFile, choose_sample
+from pipelines.loop_rows import CuratedCall, write_rows
 from registry.errors import BadInputError
 from tests.unit.loop_calls import AGENTS, agent_of, calls_of, hidden, mixed, without_signature
 
@@ -21,7 +26,11 @@ SMALL = ClusterOptions(sample=400)
 
 
 def found_in(calls: list[CuratedCall], options: ClusterOptions = SMALL) -> Found:
-    return find_clusters(lambda: calls, options)
+    with tempfile.TemporaryDirectory() as folder:
+        file = CallFile(Path(folder) / "curated.jsonl")
+        write_rows(file.path, calls)
+        heads = file.heads()
+        return assign_calls(file, heads, fit_model(file, heads, options, lambda _: None), lambda _: None)
 
 
 def agreement(calls: list[CuratedCall], found: Found) -> float:
@@ -31,8 +40,8 @@ def agreement(calls: list[CuratedCall], found: Found) -> float:
 def test_each_agent_is_a_task_and_the_calls_outside_the_sample_are_placed_too():
     calls = mixed(250)
     found = found_in(calls)
-    assert found.sample == 400 < len(calls)
-    assert found.clusters == len(AGENTS)
+    assert len(calls) == 1_000 and found.noise == 0
+    assert len(found.tallies) == len(AGENTS)
     assert agreement(calls, found) == 1.0
 
 
@@ -97,21 +106,48 @@ def test_too_few_calls_are_refused_with_the_mend():
 
 
 def test_a_busy_agent_leaves_room_for_the_others_in_the_sample():
-    agents = [(0, rank) for rank in range(9_000)] + [(1, rank) for rank in range(60)]
-    chosen = choose_sample(agents, 500)
+    agents = np.repeat(np.array([0, 1], dtype=np.uint64), (9_000, 60))
+    chosen = choose_sample(agents, np.arange(9_060, dtype=np.uint64), 500)
     assert chosen.sum() == 500
     assert chosen[9_000:].sum() == 60
 
 
 def test_more_traffic_keeps_most_of_the_sample():
     rng = np.random.default_rng(1)
-    before = [(0, int(rank)) for rank in rng.integers(0, 2**62, 4_000)]
-    later = before + [(0, int(rank)) for rank in rng.integers(0, 2**62, 400)]
-    kept = choose_sample(before, 1_000) & choose_sample(later, 1_000)[: len(before)]
+    ranks = rng.integers(0, 2**62, 4_400).astype(np.uint64)
+    agents = np.zeros(4_400, dtype=np.uint64)
+    kept = choose_sample(agents[:4_000], ranks[:4_000], 1_000) & choose_sample(agents, ranks, 1_000)[:4_000]
     assert kept.sum() > 850
 
 
-@pytest.mark.parametrize("text", ["", "[", "{" * 5_000, "NaN", '{"a": 1e999}', "\ud800", "null", "🦀" * 3_000])
+@pytest.mark.parametrize("text", ["", "[", "{" * 5_000, "NaN", '{"a": 1e999}', "null", "🦀" * 3_000])
 def test_odd_answers_and_texts_stop_nothing(text: str):
     calls = [replace(call, input=text, answer_text=text) for call in calls_of("triage", 60)]
     assert len(found_in([*calls, *calls_of("weather", 60)]).numbers) == 120
+
+
+def test_references_stand_for_all_that_they_were_made_of_and_for_nothing_far_away():
+    rng = np.random.default_rng(3)
+    centres = np.eye(8, dtype=np.float32)[:4]
+    numbers = np.repeat(np.arange(4), 3_000).astype(np.int32)
+    vectors = (centres[numbers] + 0.02 * rng.standard_normal((12_000, 8))).astype(np.float32)
+    references = references_of(vectors, numbers, distance=0.5)
+    assert len(references.vectors) < 2_000
+    found, strengths = references.nearest(vectors)
+    assert np.array_equal(found, numbers) and strengths.min() > 0.8
+    far, none = references.nearest(np.full((3, 8), 9.0, dtype=np.float32))
+    assert set(far.tolist()) == {-1} and not none.any()
+
+
+def test_references_are_bounded_and_still_right_where_calls_lie_scattered():
+    rng = np.random.default_rng(4)
+    numbers = np.repeat(np.arange(2), 4_000).astype(np.int32)
+    vectors = (rng.standard_normal((8_000, 16)) * 0.1).astype(np.float32)
+    vectors[:, 0] += numbers * 2.0
+    references = references_of(vectors, numbers, distance=0.5)
+    assert len(references.vectors) <= 4_000
+    assert np.array_equal(references.nearest(vectors)[0], numbers)
+
+
+def test_fewer_vectors_than_a_cluster_needs_are_noise():
+    assert set(dense_labels(np.zeros((3, 4), dtype=np.float32), ClusterOptions()).tolist()) == {-1}

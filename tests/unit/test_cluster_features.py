@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 pytest.importorskip("sklearn")
 
-from pipelines.cluster_features import (
-    FeatureModel,
+from pipelines.cluster_features import FeatureModel
+from pipelines.cluster_tokens import (
     answer_keys,
     fixed_key_of,
     fixed_tokens,
@@ -60,7 +60,9 @@ def test_a_call_without_fixed_part_has_no_key():
 
 def test_vectors_of_one_agent_are_nearer_than_those_of_two():
     calls = mixed(60)
-    vectors = FeatureModel.fit(calls).vectors(calls)
+    model, seen = FeatureModel.fit(calls)
+    vectors = model.vectors(calls)
+    assert np.allclose(vectors, seen.vectors, atol=1e-5)
     agents = np.array([call.signature for call in calls])
     distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
     same = agents[:, None] == agents[None]
@@ -69,7 +71,7 @@ def test_vectors_of_one_agent_are_nearer_than_those_of_two():
 
 def test_vectors_do_not_depend_on_what_else_is_in_the_batch():
     calls = mixed(40)
-    model = FeatureModel.fit(calls)
+    model, _ = FeatureModel.fit(calls)
     together = model.vectors(calls)
     one_by_one = np.vstack([model.vectors([call]) for call in calls])
     assert np.allclose(together, one_by_one, atol=1e-5)
@@ -77,8 +79,14 @@ def test_vectors_do_not_depend_on_what_else_is_in_the_batch():
 
 def test_labels_of_one_agent_stand_together():
     calls = mixed(120, agents=("travel", "kitchen"))
-    model = FeatureModel.fit(calls)
+    model, _ = FeatureModel.fit(calls)
     booked = [hidden(call) for call in calls if "book_" in str(call.answer_text)]
     cooked = [hidden(call) for call in calls if "book_" not in str(call.answer_text)]
     between = model.vectors(booked).mean(axis=0) - model.vectors(cooked).mean(axis=0)
     assert np.linalg.norm(between) > 0.4
+
+
+def test_a_call_says_how_much_of_its_agent_the_model_knows():
+    model, seen = FeatureModel.fit(mixed(80, agents=("triage", "travel", "kitchen")))
+    assert seen.known.min() > 0.95
+    assert model.features(calls_of("weather", 20)).known.max() < 0.6
