@@ -115,6 +115,7 @@ _PARTS: dict[str, tuple[str, frozenset[str] | None]] = {
 _FUNCTION_KEYS = frozenset({"name", "description", "parameters", "strict"})
 _SCHEMA_KEYS = frozenset({"name", "description", "schema", "strict"})
 _RESPONSE_FORMATS = frozenset({"text", "json_object", "json_schema"})
+_TOOL_CHOICES = ("auto", "none", "required")
 
 
 def encode_call(call: Call, dialect: Dialect, *, stream: bool) -> tuple[str, bytes]:
@@ -218,8 +219,11 @@ def _tool(tool: dict[str, Any], at: int) -> dict[str, Any]:
 
 
 def _tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    if choice is None or isinstance(choice, str):
+    if choice is None or choice in _TOOL_CHOICES:
         return choice
+    if isinstance(choice, str):
+        names = ", ".join(_TOOL_CHOICES)
+        raise InvalidRequestError(f"tool_choice must be one of {names}, or name a function", param="tool_choice")
     function = choice.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise InvalidRequestError("tool_choice.function.name must be a string", param="tool_choice")

@@ -144,11 +144,12 @@ def test_our_own_servers_are_given_no_url_to_fetch(url):
         Call("m", tools=({"type": "function"},)),
         Call("m", tools=({"type": "function", "function": {"name": None}},)),
         Call("m", tools=({"type": "function", "function": {"name": "f"}},), tool_choice={"type": "auto"}),
+        Call("m", tools=({"type": "function", "function": {"name": "f"}},), tool_choice="any"),
         Call("m", response_format={"type": "structural_tag"}),
         Call("m", response_format={"type": "json_schema", "json_schema": "x"}),
         Call("m", (Message("user", "\ud800"),)),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_cannot_be_sent_is_the_callers_error(call):
     with pytest.raises(InvalidRequestError):
