@@ -34,6 +34,8 @@ _WORDS: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _WORKING: Final = (RUNS, "clusters")
 """Folders of the state folder in which files of the loop may quote calls, each with its id."""
 _WAIT_S: Final = 60.0
+_REWRITING_WAIT_S: Final = 900.0
+"""A gateway's loader may be writing a store of millions of calls anew."""
 _STORES: Final = (".duckdb", ".wal")
 
 
@@ -140,7 +142,7 @@ def _load(state: StatePaths, ids: Collection[str], wait_s: float) -> list[Path]:
     """Load until no segment holds the calls any more; return those that a writer still has after the wait."""
     deadline = time.monotonic() + wait_s
     while True:
-        load_once(state, LoaderSettings(wait_s=wait_s))
+        load_once(state, LoaderSettings(wait_s=_REWRITING_WAIT_S))
         waiting = [path for path in segments_newest_first(state.spool) if _holds(path, ids)]
         if not waiting or time.monotonic() > deadline:
             return waiting
