@@ -84,6 +84,7 @@ async def _serve(stand_in: Teacher, ready: dict[str, Any], *, host: str, port: i
 @click.option("--model", default="auto", show_default=True)
 @click.option("--rate", default=10.0, show_default=True, help="Calls a second.")
 @click.option("--calls", default=None, type=int, help="How many; default: each chosen row once.")
+@click.option("--skip", default=0, show_default=True, help="Begin after so many; the order is the seed's.")
 @click.option("--families", default=None, help="Comma-separated; default all.")
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="May be repeated; default any.")
 @click.option("--arrivals", default="poisson", type=click.Choice(["poisson", "fixed"]), show_default=True)

@@ -1,4 +1,4 @@
-"""`journeyman demo`: the whole gateway on this machine, with a stand-in for the large model.
+"""`journeyman demo`: the gateway and the loop on this machine, with a stand-in for the large model.
 
 It only runs commands that a user could run, and shows each. Knows nothing of what they do.
 """
@@ -19,9 +19,14 @@ from msgspec import Struct
 from rich.console import Console
 
 from pipelines.children import Child, command_of, wait_until_ready
+from pipelines.demo_loop import Loop, LoopPlan
 from registry.errors import GateFailedError
 
 EXIT_ENV = "JOURNEYMAN_DEMO_EXIT"
+
+
+_ROWS = 1_200
+"""Of each family: enough that no call is sent twice."""
 
 
 class Plan(Struct, frozen=True):
@@ -33,19 +38,25 @@ class Plan(Struct, frozen=True):
     calls: int
     rate: float
     seed: int
+    learn_calls: int
+    tasks: int
+    loop: bool
 
 
 @click.command()
 @click.option("--registry", type=click.Path(path_type=Path), default=Path("registry.yaml"), show_default=True)
 @click.option("--state", type=click.Path(path_type=Path), default=Path(".journeyman/demo"), show_default=True)
 @click.option("--port", type=int, default=8080, show_default=True, help="The gateway's port; 0 takes a free one.")
-@click.option("--calls", type=click.IntRange(1), default=300, show_default=True, help="Calls to stream through it.")
-@click.option("--rate", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Calls a second.")
+@click.option("--loop/--no-loop", default=True, show_default=True, help="Also learn from traffic: some ten minutes.")
+@click.option("--calls", type=click.IntRange(1), default=300, show_default=True, help="Calls that are compared.")
+@click.option("--rate", type=click.FloatRange(0.1), default=6.0, show_default=True, help="Calls a second.")
+@click.option("--learn-calls", type=click.IntRange(1), default=3_600, show_default=True, help="Calls to learn from.")
+@click.option("--tasks", type=click.IntRange(1), default=4, show_default=True, help="Most specialists to make.")
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--exit", "exits", is_flag=True, envvar=EXIT_ENV, help="End by itself instead of waiting for Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end; implies --exit.")
 def demo(exits: bool, as_json: bool, **options: Any) -> None:
-    """Show a routed answer, then a few hundred, on this machine."""
+    """Show a routed answer on this machine, then what the loop makes of a few thousand."""
     plan = Plan(**options)
     console = Console(stderr=as_json)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -90,16 +101,18 @@ class _Demo:
         gateway = self._start("gateway", self._serve_arguments(), JOURNEYMAN_TEACHER_URL=str(teacher["url"]))
         url = str(gateway["url"])
         self._wait_for_engine(url)
-        first_answer_s = self._first_answer(url)
-        report = self._traffic(url)
+        found: dict[str, Any] = {"url": url, "first_answer_s": round(self._first_answer(url), 2)}
+        if self._plan.loop:
+            found["loop"] = self._loop(url)
+        else:
+            found["traffic"] = self._traffic(url)
         self._what_next(url)
-        return {"url": url, "first_answer_s": round(first_answer_s, 2), "traffic": report}
+        return found
 
     def _make_workload(self) -> None:
         if not (self._workload / "apps.json").exists():
-            self._run(
-                ["workload", "generate", "--out", str(self._workload), "--seed", str(self._plan.seed)], capture=True
-            )
+            size = ["--rows", str(_ROWS), "--seed", str(self._plan.seed)]
+            self._run(["workload", "generate", "--out", str(self._workload), *size], capture=True)
 
     def _teacher_arguments(self) -> list[str]:
         pace = ["--error-rate", "0.02", "--latency-p50-ms", "350", "--latency-p95-ms", "900", "--tokens-per-s", "80"]
@@ -151,6 +164,21 @@ class _Demo:
         report: dict[str, Any] = json.loads(self._run([*arguments, "--json"], capture=True))
         return report
 
+    def _loop(self, url: str) -> dict[str, Any]:
+        plan = self._plan
+        shown = LoopPlan(
+            workload=self._workload,
+            registry=plan.registry,
+            state=plan.state,
+            url=url,
+            learn_calls=plan.learn_calls,
+            compare_calls=plan.calls,
+            rate=plan.rate,
+            tasks=plan.tasks,
+            seed=plan.seed,
+        )
+        return Loop(shown, lambda arguments: self._run(arguments, capture=True), self._console).show()
+
     def _what_next(self, url: str) -> None:
         body = '{"model":"auto","messages":[{"role":"user","content":"Say hello."}]}'
         client = f"openai.OpenAI(base_url='{url}/v1', api_key='unused')"
@@ -160,6 +188,7 @@ class _Demo:
             f"OPENAI_API_KEY=unused OPENAI_BASE_URL={url}/v1 {_beside('llm')} -m gpt-4o 'Say hello.'",
             f"{_beside('journeyman')} ask --url {url} --explain 'What is the capital of France?'",
             f"{_beside('journeyman')} export --state {self._plan.state} --format jsonl --out calls.jsonl",
+            f"{_beside('journeyman')} registry ledger --state {self._plan.state}",
             f"curl {url}/metrics",
         )
         self._console.print("\n[bold]Try next[/]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from observations.state import DEFAULT_ROOT, StatePaths
+from pipelines.bench_command import bench
 from pipelines.classifier_command import classifier
 from pipelines.cluster_command import cluster, propose
 from pipelines.curate_command import curate
@@ -31,6 +33,9 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 @click.group()
 def flywheel() -> None:
     """Learn from the record, off line: find tasks, train specialists, prove them, move traffic over."""
+    # Read when torch is first imported. Compute threads that wait for each other asleep leave the cores to a gateway on
+    # the same machine; spinning, they made a training step up to 15 times slower there (benchmarks/LOG.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @flywheel.command("run")
@@ -112,5 +117,5 @@ def _show(made: Turn) -> None:
         console.print(f"{look.specialist}: {look.decision.verdict}, {look.decision.reasons[0]}{moved}", highlight=False)
 
 
-for step in (curate, cluster, propose, dataset, train, evaluate, shadow, promote, classifier):
+for step in (curate, cluster, propose, dataset, train, evaluate, shadow, promote, classifier, bench):
     flywheel.add_command(step)

@@ -46,6 +46,8 @@ class TrafficPlan(msgspec.Struct, frozen=True):
     """Share of the callers that report how their call went."""
     corrections: bool = False
     """Whether who reports a wrong answer says what would have been right."""
+    skip: int = 0
+    """Leave out so many of the chosen rows: those that an earlier run of the same seed has sent."""
     rows: tuple[Row, ...] = ()
     """Just these, in this order, instead of choosing some."""
     max_in_flight: int = 256
@@ -59,6 +61,8 @@ class TrafficPlan(msgspec.Struct, frozen=True):
             raise BadInputError(f"rate must be above 0 calls a second, not {self.rate_per_s}")
         if self.calls is not None and self.calls < 1:
             raise BadInputError(f"calls must be at least 1, not {self.calls}")
+        if self.skip < 0:
+            raise BadInputError(f"skip must not be negative, and is {self.skip}")
         if self.max_in_flight < 1 or self.timeout_s <= 0:
             raise BadInputError("max_in_flight and timeout_s must be above 0")
         if not 0 <= self.feedback_share <= 1:
@@ -104,10 +108,10 @@ def pick_rows(plan: TrafficPlan) -> list[Row]:
     if plan.calls is None:
         everything = [row for pool in pools.values() for row in pool]
         rng.shuffle(everything)
-        return everything
+        return everything[plan.skip :]
     endless = {family: _shuffled(pool, rng) for family, pool in pools.items()}
     families = list(endless)
-    return [next(endless[rng.choice(families)]) for _ in range(plan.calls)]
+    return [next(endless[rng.choice(families)]) for _ in range(plan.skip + plan.calls)][plan.skip :]
 
 
 def arrival_times(plan: TrafficPlan, count: int) -> Iterator[float]:

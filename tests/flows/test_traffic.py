@@ -35,6 +35,14 @@ async def send_to_teacher(workload, *, error_rate=0.0, **more):
         return await run_traffic(plan_for(workload, url, **more))
 
 
+def test_a_later_run_goes_on_where_an_earlier_one_of_the_same_seed_ended(own):
+    def picked(**which):
+        return [row.id for row in pick_rows(TrafficPlan(own, "http://x/v1", splits=("train",), **which))]
+
+    assert picked(calls=30) == picked(calls=20) + picked(calls=10, skip=20)
+    assert picked()[5:] == picked(skip=5)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_flawless_teacher_is_right_on_every_family(own, stream):
     report = await send_to_teacher(own, stream=stream)
