@@ -23,6 +23,8 @@ from pipelines.cluster_source import CallFile, Heads, choose_sample, in_batches
 from pipelines.loop_rows import CuratedCall
 from registry.errors import BadInputError
 
+_LOOKED_AT: Final = 4_000
+_LEAST_LOOKED_AT: Final = 20
 _CONTEXT_SHARE: Final = 0.25
 """Of the sample of a later layer: calls that are known, so that it sees what is new among what is not."""
 
@@ -39,6 +41,8 @@ class Found(Struct, frozen=True):
     window_ms: tuple[int, int]
     left_over: int
     """Calls that the model did not know before it was extended."""
+    strayed: dict[int, float]
+    """Of the tasks of which enough calls were looked at: the share that alone, without their agent, goes elsewhere."""
 
     @property
     def noise(self) -> int:
@@ -72,18 +76,42 @@ def assign_calls(file: CallFile, heads: Heads, model: ClusterModel, progress: Pr
     numbers = np.full(len(heads), NOISE_NUMBER, dtype=np.int32)
     strengths = np.zeros(len(heads), dtype=np.float32)
     tallies: dict[int, Tally] = {}
+    strays = _Strays(model, len(heads))
     first, last, done, told = 2**62, 0, 0, 0
     for batch in file.batches():
         here = slice(done, done + len(batch))
         numbers[here], strengths[here] = model.assign(batch, heads.agents[here].tolist())
         _count(tallies, batch, numbers[here], heads.ranks[here])
+        strays.look(batch, numbers[here], heads.ranks[here])
         first, last = min(first, *(one.at_ms for one in batch)), max(last, *(one.at_ms for one in batch))
         done += len(batch)
         if done * 10 // len(heads) > told:
             told = done * 10 // len(heads)
             progress(f"cluster: {done} of {len(heads)} calls assigned")
     left_over = int((numbers == NOISE_NUMBER).sum())
-    return Found(model, heads, numbers, strengths, tallies, (first, last), left_over)
+    return Found(model, heads, numbers, strengths, tallies, (first, last), left_over, strays.shares())
+
+
+class _Strays:
+    """Looks at some thousand calls by themselves: an agent that is known may have begun to do something else."""
+
+    def __init__(self, model: ClusterModel, calls: int) -> None:
+        self._model = model
+        self._every = max(1, calls // _LOOKED_AT)
+        self._looked: Counter[int] = Counter()
+        self._strayed: Counter[int] = Counter()
+
+    def look(self, batch: Sequence[CuratedCall], numbers: NDArray[np.int32], ranks: NDArray[np.uint64]) -> None:
+        chosen = np.flatnonzero((ranks % np.uint64(self._every) == 0) & (numbers != NOISE_NUMBER))
+        if len(chosen):
+            alone, _ = self._model.nearest([batch[at] for at in chosen.tolist()])
+            self._looked.update(numbers[chosen].tolist())
+            self._strayed.update(numbers[chosen][alone != numbers[chosen]].tolist())
+
+    def shares(self) -> dict[int, float]:
+        return {
+            task: self._strayed[task] / looked for task, looked in self._looked.items() if looked >= _LEAST_LOOKED_AT
+        }
 
 
 def extend(file: CallFile, found: Found, options: ClusterOptions, progress: Progress) -> Found:

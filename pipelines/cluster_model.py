@@ -48,6 +48,8 @@ class ClusterModel(Struct, frozen=True):
     """Calls of the run that fitted the first layer."""
     noise_share: float
     """Of those, belonging to no task."""
+    strayed: tuple[float, ...] = ()
+    """Of each task that the first layer found: the share of calls which alone, without their agent, go elsewhere."""
 
     def assign(
         self, calls: Sequence[CuratedCall], agents: Sequence[int]
@@ -61,6 +63,15 @@ class ClusterModel(Struct, frozen=True):
         for layer, tasks in zip(self.layers, self.tasks, strict=True):
             numbers = np.where(numbers == NOISE_NUMBER, _tasks_of(layer.settled(units), tasks), numbers)
         strengths = (numbers != NOISE_NUMBER).astype(np.float32)
+        open_ones = np.flatnonzero(numbers == NOISE_NUMBER)
+        if len(open_ones):
+            numbers[open_ones], strengths[open_ones] = self.nearest([calls[at] for at in open_ones.tolist()])
+        return numbers, strengths
+
+    def nearest(self, calls: Sequence[CuratedCall]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the same, each call by itself whatever its agent."""
+        numbers = np.full(len(calls), NOISE_NUMBER, dtype=np.int32)
+        strengths = np.zeros(len(calls), dtype=np.float32)
         for layer, tasks in zip(self.layers, self.tasks, strict=True):
             open_ones = np.flatnonzero(numbers == NOISE_NUMBER)
             if len(open_ones):
@@ -86,6 +97,7 @@ def save_model(folder: Path, model: ClusterModel, options: ClusterOptions) -> No
         "ids": list(model.ids),
         "fitted_calls": model.fitted_calls,
         "noise_share": model.noise_share,
+        "strayed": list(model.strayed),
         "layers": layers,
     }
     write(folder, *pack(KIND, facts, arrays))
@@ -124,6 +136,7 @@ def _unpacked(stored: ModelFolder, options: ClusterOptions) -> ClusterModel:
         ids=tuple(map(str, facts["ids"])),
         fitted_calls=int(facts["fitted_calls"]),
         noise_share=float(facts["noise_share"]),
+        strayed=tuple(map(float, facts["strayed"])),
     )
 
 

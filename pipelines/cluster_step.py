@@ -63,6 +63,8 @@ class History(Struct, frozen=True):
     model: ClusterModel | None = None
     why: str = "there is none yet"
     """Why there is no model that can be used."""
+    moved: dict[str, float] = {}
+    """Tasks that are known to have drifted, and how far."""
 
 
 def run_cluster(
@@ -113,39 +115,57 @@ def cluster_file(
     """Find, name and describe the tasks in a file of curated calls, by the model of the run before if that will do."""
     file = CallFile(curated)
     heads = file.heads()
-    why = history.why
-    if history.model is not None:
-        done, why = _by_kept_model(file, heads, (options, history, drift_alert), progress)
-        if done is not None:
-            return done
-    progress(f"cluster: a model is fitted anew, since {why}")
+    kept = _by_kept_model(file, heads, (options, history, drift_alert), progress)
+    if isinstance(kept, Clustering):
+        return kept
+    progress(f"cluster: a model is fitted anew, since {kept.why}")
     found = assign_calls(file, heads, fit_model(file, heads, options, progress), progress)
-    done = _named(found, history, drift_alert)
-    return replace(done, file=replace(done.file, fitted="anew", why=why))
+    strayed = tuple(found.strayed.get(task, 0.0) for task in range(len(found.model.ids)))
+    found = replace(found, model=replace(found.model, strayed=strayed))
+    done = _named(found, replace(history, moved=kept.moved), drift_alert)
+    return replace(done, file=replace(done.file, fitted="anew", why=kept.why))
 
 
 def _by_kept_model(
     file: CallFile, heads: Heads, given: tuple[ClusterOptions, History, float], progress: Progress
-) -> tuple[Clustering | None, str]:
-    """Return what the kept model makes of the calls, or None and why it will not do."""
+) -> Clustering | _Refused:
+    """Return what the kept model makes of the calls, or why it will not do."""
     options, history, drift_alert = given
     model = history.model
     if model is None:
-        return None, history.why
+        return _Refused(history.why)
     if len(heads) > MOST_GROWTH * model.fitted_calls:
-        return None, f"there are {len(heads)} calls, and it was fitted on {model.fitted_calls}"
+        return _Refused(f"there are {len(heads)} calls, and it was fitted on {model.fitted_calls}")
     found = assign_calls(file, heads, model, progress)
     new_share = found.left_over / max(1, len(heads))
     if new_share > model.noise_share + MOST_NEW:
-        return None, f"{new_share:.0%} of the calls are new to it"
+        return _Refused(f"{new_share:.0%} of the calls are new to it")
+    if moved := _moved(found, drift_alert):
+        return _Refused(f"calls of {', '.join(moved)} no longer look as they did", moved)
     extended = extend(file, found, options, progress)
     if len(extended.model.layers) > MAX_LAYERS:
-        return None, f"it has {MAX_LAYERS} layers, and there are new tasks"
+        return _Refused(f"it has {MAX_LAYERS} layers, and there are new tasks")
     done = _named(extended, history, drift_alert)
     if alerted := [card.id for card in done.file.clusters if card.drift_alert]:
-        return None, f"{', '.join(alerted)} drifted by more than {drift_alert:g}"
+        return _Refused(f"{', '.join(alerted)} drifted by more than {drift_alert:g}")
     fitted = "kept" if extended is found else "extended"
-    return replace(done, file=replace(done.file, fitted=fitted, why="")), ""
+    return replace(done, file=replace(done.file, fitted=fitted, why=""))
+
+
+class _Refused(Struct, frozen=True):
+    """Why the kept model will not do."""
+
+    why: str
+    moved: dict[str, float] = {}
+    """By how much more the calls of a task stray than when the model was fitted."""
+
+
+def _moved(found: Found, drift_alert: float) -> dict[str, float]:
+    """Return the tasks whose agents' calls stray more than they did: known agents that now do something else."""
+    model = found.model
+    before = dict(enumerate(model.strayed))
+    rises = {task: share - before.get(task, 0.0) for task, share in sorted(found.strayed.items())}
+    return {model.ids[task]: round(rise, 4) for task, rise in rises.items() if rise > drift_alert}
 
 
 def _named(found: Found, history: History, drift_alert: float) -> Clustering:
@@ -164,14 +184,18 @@ def _named(found: Found, history: History, drift_alert: float) -> Clustering:
     for name, tally, telling, own in zip(identities.ids, tallies, words, signatures, strict=True):
         card = tally.card(name, telling, own, days)
         moved = drifts.get(name)
-        cards.append(card if moved is None else replace(card, drift=moved.drift, drift_alert=moved.alert))
+        if moved is not None:
+            drift = max(moved.drift, history.moved.get(name, 0.0))
+            card = replace(card, drift=drift, drift_alert=moved.alert or name in history.moved)
+        cards.append(card)
     ids = list(found.model.ids)
     for number, name in zip(numbers, identities.ids, strict=True):
         ids[number] = name
     members = {name: sketch.members for name, sketch in zip(identities.ids, sketches, strict=True)}
     members[NOISE] = np.sort(found.heads.ranks[found.numbers == NOISE_NUMBER])
     found = replace(found, model=replace(found.model, ids=tuple(ids)))
-    return Clustering(file_of(cards, **_facts(found, identities)), found, members)
+    facts = {**_facts(found, identities), "drift_alert": any(card.drift_alert for card in cards)}
+    return Clustering(file_of(cards, **facts), found, members)
 
 
 def _facts(found: Found, identities: Identities) -> dict[str, object]:
@@ -182,7 +206,6 @@ def _facts(found: Found, identities: Identities) -> dict[str, object]:
         "until_ms": found.window_ms[1],
         "new": identities.new,
         "gone": identities.gone,
-        "drift_alert": any(one.alert for one in identities.drifts),
         "left_over": found.left_over,
     }
 

@@ -147,3 +147,16 @@ def test_the_table_says_what_was_done_with_the_model(tmp_path: Path):
     clustered(tmp_path, "two", mixed(80))
     result = CliRunner().invoke(cluster, ["--state", str(tmp_path), "--run", "two"], catch_exceptions=False)
     assert "Assigned by the model that was kept; 0 calls were new to it" in " ".join(result.output.split())
+
+
+def test_an_agent_that_begins_to_do_something_else_is_seen_though_its_prompt_stayed(tmp_path: Path):
+    first = clustered(tmp_path, "one", mixed(120))
+    other = [
+        replace(call, answer_text='{"orbit": "low", "thrust": {"main": 3, "side": 1}}')
+        for call in calls_of("triage", 90, seed=6)
+    ]
+    later = [*mixed(80, seed=5, agents=("travel", "kitchen", "weather")), *calls_of("triage", 30, seed=5), *other]
+    second = clustered(tmp_path, "two", later)
+    task = ids_of(first)["triage"]
+    assert second["fitted"] == "anew" and second["why"] == f"calls of {task} no longer look as they did"
+    assert second["drift_alert"]
