@@ -22,7 +22,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("specialist", required=False)
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=DEFAULT_ROOT, show_default=True)
 @click.option("--registry", default=Path("registry.yaml"), show_default=True, type=_FILE, help="Models and prices.")
-@click.option("--max-calls", type=click.IntRange(1), default=ReplayOptions().max_calls, show_default=True)
+@click.option(
+    "--max-calls",
+    type=click.IntRange(1),
+    default=ReplayOptions().max_calls,
+    show_default=True,
+    help="Most calls that each is asked now.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Of the engine in this process.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 def shadow(
@@ -33,7 +39,7 @@ def shadow(
     Without SPECIALIST all that are in shadow or canary. No call is asked twice in one stage. `flywheel promote` counts
     the answers as it counts mirrored calls.
     """
-    paths = StatePaths(state).create()
+    paths = StatePaths(state)
     catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog
     stages = Registrar(paths.root).history().stages
     wanted = [specialist] if specialist else [name for name, now in stages.items() if now.stage in REPLAYED_IN]

@@ -40,6 +40,8 @@ from specialists.backends import BackendContext, make_backend
 REPLAYED_IN: Final = ("shadow", "canary")
 _MOST_TOKENS: Final = 512
 _POLL_S: Final = 0.5
+_QUIET_S: Final = 20.0
+"""Progress is told every tenth of the calls, and at the latest after this long."""
 
 Say = Callable[[str], None]
 AskWith = Callable[[Asking], Ask]
@@ -107,6 +109,7 @@ def replay(
     """
     options, say = options or ReplayOptions(), say or _silent
     began_s = time.monotonic()
+    find(Registrar(state.root).history(), specialist_id)  # a wrong name or folder is told before anything is written
     load_recorded(state)
     subject = _subject(state, catalog, specialist_id)
     left = [one for one in subject.examples if one.call_id not in subject.asked.since]
@@ -196,6 +199,7 @@ class _Replayer:
         self._chosen = chosen
         self._say = say
         self._records: list[ShadowRecord] = []
+        self._said_s = time.monotonic()
         self._recorder = ReplayRecorder(
             specialist=subject.specialist,
             cluster=subject.dataset.manifest.cluster,
@@ -265,7 +269,9 @@ class _Replayer:
             raise StorageError(f"The spool {self._state.spool} is full: let `journeyman serve` or a loader empty it.")
         self._records.append(record)
         done, total = len(self._records), len(self._chosen)
-        if done * 10 // total > (done - 1) * 10 // total:
+        is_quiet = time.monotonic() - self._said_s >= _QUIET_S
+        if is_quiet or done * 10 // total > (done - 1) * 10 // total:
+            self._said_s = time.monotonic()
             self._say(f"{self._subject.specialist}: {done} of {total} calls replayed")
 
 
