@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from observations.erasure import Erasable, call_of, find_erasable, recorded_end_users
 from observations.loading import LoaderSettings, load_once
@@ -114,15 +114,16 @@ def erase(state: StatePaths, calls: Sequence[Erasable], say: Say, wait_s: float 
     if calls:
         _record(state, calls)
     waiting = _load(state, ids, wait_s)
-    reports = drop_examples(state.root / REPORTS, ids)
     say("looking for what else holds them")
+    reports = drop_examples(state.root / REPORTS, ids)
+    left = _left(state, ids)
     return ErasureReport(
         erased=tuple(call.call_id for call in calls if call.erased_at_ms is None and call.tenant),
         before=tuple(call.call_id for call in calls if call.erased_at_ms is not None),
         unknown=tuple(call.call_id for call in calls if not call.tenant),
-        reports=tuple(map(str, reports)),
+        reports=tuple(map(str, reports.changed)),
         waiting=tuple(map(str, waiting)),
-        left=_left(state, ids),
+        left=structs.replace(left, unchecked=(*left.unchecked, *reports.unreadable)),
     )
 
 

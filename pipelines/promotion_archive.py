@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from observations.state import make_folder
 from pipelines.promotion_report import PromotionReport
@@ -62,25 +62,32 @@ def find_report(reports: Path, evidence: str) -> Path | None:
     return next(iter(sorted(reports.glob(f"*/*-{evidence}"))), None) if evidence.isalnum() else None
 
 
-def quoting(reports: Path, call_ids: Collection[str]) -> Iterator[tuple[Path, PromotionReport]]:
-    """Yield the folders of reports that show any of the calls. Raises StorageError for one that cannot be read."""
+class Dropped(Struct, frozen=True):
+    """What became of the reports that show calls which must not be shown."""
+
+    changed: tuple[Path, ...] = ()
+    """Folders of reports that showed any, and no longer do."""
+    unreadable: tuple[str, ...] = ()
+    """Of which nobody can say, and why."""
+
+
+def drop_examples(reports: Path, call_ids: Collection[str]) -> Dropped:
+    """Take calls out of every report that shows them; the figures stay. Raises StorageError for a full disk."""
+    changed, unreadable = [], []
     for path in sorted(reports.glob(f"**/{STEM}.json")):
-        report = _read(path)
-        if any(one.call_id in call_ids for one in (*report.fixed_examples, *report.broken_examples)):
-            yield path.parent, report
-
-
-def drop_examples(reports: Path, call_ids: Collection[str]) -> tuple[Path, ...]:
-    """Take calls out of every report that shows them; the figures stay. Returns the reports that were changed."""
-    changed = []
-    for folder, report in quoting(reports, call_ids):
+        try:
+            report = _read(path)
+        except StorageError as error:
+            unreadable.append(error.message)
+            continue
         fixed, broken = (
             tuple(one for one in examples if one.call_id not in call_ids)
             for examples in (report.fixed_examples, report.broken_examples)
         )
-        _write(folder, structs.replace(report, fixed_examples=fixed, broken_examples=broken))
-        changed.append(folder)
-    return tuple(changed)
+        if (fixed, broken) != (report.fixed_examples, report.broken_examples):
+            _write(path.parent, structs.replace(report, fixed_examples=fixed, broken_examples=broken))
+            changed.append(path.parent)
+    return Dropped(tuple(changed), tuple(unreadable))
 
 
 def _read(path: Path) -> PromotionReport:

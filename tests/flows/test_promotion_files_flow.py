@@ -9,7 +9,7 @@ import pytest
 from observations.records import CallRecord, ErasureRecord, FeedbackRecord
 from observations.state import StatePaths
 from pipelines.promote import look_at_all
-from pipelines.promotion_archive import drop_examples, find_report, quoting
+from pipelines.promotion_archive import Dropped, drop_examples, find_report
 from policies.promotion import Gates, PromotionPolicy
 from registry.errors import StorageError
 from registry.registrar import Registrar
@@ -113,13 +113,16 @@ def test_an_example_is_taken_out_of_every_report_and_the_figures_stay(state: Sta
     gone = before["broken_examples"][0]["call_id"]
     number = gone.removeprefix("call_")
     changed = drop_examples(reports, {gone})
-    assert set(changed) == {reports / poor, Path(look.report)}
+    assert set(changed.changed) == {reports / poor, Path(look.report)}
     texts = [path.read_text() for path in reports.glob("**/*") if path.is_file()]
     assert len(texts) == 8 and not any(f"words of {number}." in text or gone in text for text in texts)
     after = latest(state, poor)
     assert len(after["broken_examples"]) == len(before["broken_examples"]) - 1
     assert {**after, "broken_examples": 0} == {**before, "broken_examples": 0}
-    assert list(quoting(reports, {gone})) == [] and drop_examples(reports, {gone}) == ()
+    assert drop_examples(reports, {gone}) == Dropped()
+    (reports / poor / "promotion.json").write_text("{}")
+    (unread,) = drop_examples(reports, {gone}).unreadable
+    assert str(reports / poor / "promotion.json") in unread, "a report that nobody can read is named"
 
 
 def test_of_an_erased_call_a_report_says_that_it_was_wrong_and_not_what(state: StatePaths) -> None:

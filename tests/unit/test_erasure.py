@@ -15,7 +15,7 @@ from observations.spool import Spool
 from observations.state import StatePaths
 from policies.redaction import Redactor
 from policies.redaction_policy import RedactionPolicy
-from registry.errors import StoreLockedError
+from registry.errors import StorageError, StoreLockedError
 from router_service.metrics import Metrics
 from router_service.recording import Recorder
 from router_service.services import hash_key
@@ -172,6 +172,20 @@ def test_a_reader_that_stays_puts_the_rewriting_off_and_loses_nothing(state):
     reader.wait()
     load_once(state)
     assert not state.store_unclean.exists() and find_call(state, call(1).id).erased_at_ms
+
+
+def test_where_no_new_file_can_be_written_the_old_one_stays_in_force(state):
+    in_the_way = state.root / "observations.duckdb.rewritten"
+    in_the_way.mkdir()
+    spool_up(state, told(1), call(2))
+    load_once(state)
+    spool_up(state, erasure(1), call(3))
+    with pytest.raises(StorageError, match=r"observations\.duckdb"):
+        load_once(state)
+    assert state.store_unclean.exists() and find_call(state, call(3).id) == call(3), "what came with it is loaded"
+    in_the_way.rmdir()
+    load_once(state)
+    assert bytes_hold(state) == [] and find_call(state, call(2).id) == call(2)
 
 
 def test_a_store_that_was_moved_aside_brings_no_words_back(state):
