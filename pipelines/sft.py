@@ -18,12 +18,11 @@ from typing import Any, Final, cast
 import torch
 from datasets import Dataset
 from msgspec import Struct, structs
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import Sampler
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     EarlyStoppingCallback,
     PrinterCallback,
     TrainerCallback,
@@ -46,6 +45,7 @@ from pipelines.training_data import (
     shown,
     tokens_of,
 )
+from pipelines.training_precision import ATTENTION, dtype_of, four_bits
 from pipelines.training_result import DryRun, Progress, Report, Trained, prepare_checkpoints, quiet
 from registry.entries import CanaryEntry
 from registry.errors import EnvironmentFaultError, GateFailedError
@@ -91,7 +91,7 @@ def train(
     train_set, left_out = _tokenized(data.train[: config.max_examples], base, config)
     dev_set, _ = _tokenized(data.dev, base, config)
     checkpoints = Path(config.output_dir) / CHECKPOINTS
-    resumed = prepare_checkpoints(checkpoints, f"{config.digest} {data.sha256}", report)
+    resumed = prepare_checkpoints(checkpoints, f"{config.digest} {data.sha256} {dtype_of(config)}", report)
     trainer = make_trainer(with_adapter(base, config), base, config, (train_set, dev_set))
     trainer.add_callback(_Watch(on_progress))
     begin = time.perf_counter()
@@ -155,16 +155,18 @@ def dry_run(config: TrainingConfig, data: TrainingData, report: Report) -> DryRu
 
 
 def load_base(config: TrainingConfig, report: Report) -> Base:
-    """Load the base model: 32-bit floats on a CPU, bfloat16 on CUDA, 4 bits where asked.
+    """Load the base model: 32-bit floats on a CPU, bfloat16 on CUDA where it can, 4 bits where asked.
 
     Raises EnvironmentFaultError when it cannot be had, or 4 bits without CUDA or bitsandbytes.
     """
     cuda = torch.cuda.is_available()
     if config.threads:
         torch.set_num_threads(config.threads)
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if cuda else torch.float32}
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    options: dict[str, Any] = {"dtype": dtype_of(config) if cuda else torch.float32}
     if config.quantization == "4bit":
-        options |= {"quantization_config": _four_bits(cuda), "device_map": {"": 0}}
+        options |= {"quantization_config": four_bits(cuda, dtype_of(config)), "device_map": {"": 0}}
     folder = ensure_model(config.base_model, default_cache_dir(), report=report)
     set_seed(config.seed)
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -177,15 +179,15 @@ def load_base(config: TrainingConfig, report: Report) -> Base:
 
 
 def with_adapter(base: Base, config: TrainingConfig) -> Any:
-    """Return the base with a fresh adapter, the only part that is trained. Raises ConfigError's kind for misfits."""
-    model = base.model
-    if config.quantization == "4bit":
-        prepare: Any = prepare_model_for_kbit_training  # untyped
-        model = prepare(model, use_gradient_checkpointing=config.gradient_checkpointing)
+    """Return the base with a fresh adapter, the only part that is trained. Raises ConfigError's kind for misfits.
+
+    PEFT's `prepare_model_for_kbit_training` is not for us: its 32-bit embeddings, head and norms cost memory and gain
+    nothing beside bfloat16 (huggingface/trl#4457); get_peft_model freezes, and the trainer readies checkpointing.
+    """
     lora = LoraConfig(**config.lora_config.to_dict())
     try:
         with quiet():
-            return get_peft_model(model, lora)
+            return get_peft_model(base.model, lora)
     except ValueError as error:
         raise EnvironmentFaultError(
             f"lora_config.target_modules do not fit {config.base_model}: {error}. Name modules that it has."
@@ -212,6 +214,8 @@ class BucketSampler(Sampler[int]):
 class BucketTrainer(SFTTrainer):
     """TRL's trainer with our order of examples, which does not depend on the state of a global generator."""
 
+    bfloat16_on_cpu = False
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
         lengths = [len(ids) for ids in dataset["input_ids"]]
@@ -227,8 +231,9 @@ class BucketTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         labels = inputs["labels"][:, 1:]
         learnt = labels != IGNORED
-        hidden = plain.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        logits = plain.get_output_embeddings()(hidden.last_hidden_state[:, :-1][learnt]).float()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16_on_cpu):
+            hidden = plain.base_model(inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+            logits = plain.get_output_embeddings()(hidden.last_hidden_state[:, :-1][learnt]).float()
         loss = torch.nn.functional.cross_entropy(logits, labels[learnt], reduction="sum")
         return loss / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
 
@@ -236,8 +241,11 @@ class BucketTrainer(SFTTrainer):
 def make_trainer(model: Any, base: Base, config: TrainingConfig, sets: tuple[list[Tokens], list[Tokens]]) -> Any:
     """Return the trainer for a model with its adapter, and its train and dev sets."""
     train_set, dev_set = sets
-    settings = trainer_settings(config, len(train_set), cuda=torch.cuda.is_available())
+    cuda, bfloat16 = torch.cuda.is_available(), dtype_of(config) == torch.bfloat16
+    settings = trainer_settings(config, len(train_set), cuda=cuda, bfloat16=bfloat16)
     arguments = SFTConfig(output_dir=str(Path(config.output_dir) / CHECKPOINTS), **settings)
+    if cuda:
+        arguments._n_gpu = 1  # else it spreads over all GPUs: other batches, other steps than the config's
     patience = config.early_stopping_patience
     callbacks: list[TrainerCallback] = [EarlyStoppingCallback(patience)] if patience else []
     with quiet():
@@ -250,6 +258,9 @@ def make_trainer(model: Any, base: Base, config: TrainingConfig, sets: tuple[lis
             callbacks=callbacks,
         )
     trainer.remove_callback(PrinterCallback)
+    if bfloat16 and not cuda:
+        trainer.bfloat16_on_cpu = True
+        base.model.set_attn_implementation(ATTENTION)
     return trainer
 
 
@@ -326,6 +337,8 @@ def _timed_steps(trainer: Any, batch: Sequence[Tokens]) -> list[float]:
     """Forward, backward and optimizer step, once to warm up and then timed. The adapter is thrown away after."""
     trainer.create_optimizer()
     trainer.model.train()
+    if trainer.args.activation_checkpointing:
+        trainer.model.activation_checkpointing_enable()
     inputs = trainer.data_collator([{"input_ids": one.input_ids, "labels": one.labels} for one in batch])
     learnt = (inputs["labels"] != IGNORED).sum()
     seconds = []
@@ -350,26 +363,6 @@ def _save(model: Any, config: TrainingConfig, output: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
     return target
-
-
-def _four_bits(cuda: bool) -> Any:
-    if not cuda:
-        raise EnvironmentFaultError(
-            "quantization '4bit' needs an NVIDIA GPU, and torch finds none. Use quantization 'none'."
-        )
-    try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401, PLC0415 - only where CUDA is
-    except ImportError as error:
-        raise EnvironmentFaultError(
-            f"quantization '4bit' needs bitsandbytes ({error}): pip install bitsandbytes."
-        ) from error
-    bits: Any = BitsAndBytesConfig  # untyped
-    return bits(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
 
 
 def _peak_memory_bytes() -> int:

@@ -24,6 +24,7 @@ PROJECTIONS: Final = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 """What the embedded engine and vLLM can serve of a llama-like model."""
 MAX_RANK: Final = 64
 Quantization = Literal["none", "4bit"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class LoraSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,6 +79,9 @@ class TrainingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Less memory for a third more time."""
     quantization: Quantization = "none"
     """`4bit`: QLoRA (Dettmers et al., arXiv:2305.14314); needs CUDA and bitsandbytes."""
+    precision: Precision = "auto"
+    """Of the matrix products; the learnt weights stay 32-bit, but bfloat16 under `4bit`. `auto` is bfloat16 on a GPU
+    that computes it by itself, float32 elsewhere. `bfloat16` pays on a CPU with avx512_bf16 or amx_bf16 alone."""
     seed: int = 17
     threads: int | None = None
     """Compute threads on a CPU; torch's choice when absent."""
@@ -249,7 +253,7 @@ def least_steps(examples: int, config: TrainingConfig) -> int:
     return max(1, math.ceil(a_pass * config.num_epochs))
 
 
-def trainer_settings(config: TrainingConfig, examples: int, *, cuda: bool) -> dict[str, Any]:
+def trainer_settings(config: TrainingConfig, examples: int, *, cuda: bool, bfloat16: bool) -> dict[str, Any]:
     """Return the config as TRL's `SFTConfig` names it, for so many examples. The tokens come ready, with labels."""
     steps = least_steps(examples, config)
     every = max(1, math.ceil(examples / config.step_examples) // config.evaluations_per_epoch)
@@ -276,7 +280,7 @@ def trainer_settings(config: TrainingConfig, examples: int, *, cuda: bool) -> di
         "seed": config.seed,
         "data_seed": config.seed,
         "use_cpu": not cuda,
-        "bf16": cuda,
+        "bf16": cuda and bfloat16,  # on a CPU the trainer's loss sees to it
         "dataloader_pin_memory": cuda,
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},

@@ -133,7 +133,7 @@ def test_the_loss_is_trl_s_own_by_a_shorter_way(model, data, tmp_path):
 
     from pipelines import sft
 
-    config = config_for(model, tmp_path)
+    config = config_for(model, tmp_path, precision="float32")
     base = sft.load_base(config, lambda _: None)
     rows, _ = sft._tokenized(data.train[:8], base, config)
     trainer = sft.make_trainer(sft.with_adapter(base, config), base, config, (rows, rows))
@@ -143,6 +143,15 @@ def test_the_loss_is_trl_s_own_by_a_shorter_way(model, data, tmp_path):
         ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=items)
         theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=items)
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_bfloat16_on_a_cpu_learns_as_float32_does(model, data, tmp_path):
+    full, half = (
+        train(config_for(model, tmp_path / name, precision=name, num_epochs=2), data)
+        for name in ("float32", "bfloat16")
+    )
+    assert half.dev_losses != full.dev_losses  # it computed otherwise
+    assert half.dev_losses == pytest.approx(full.dev_losses, rel=0.02)
 
 
 def test_a_training_ends_early_when_the_dev_loss_no_longer_falls(model, data, tmp_path):
