@@ -1,0 +1,1 @@
+"""Training and generation on one GPU, each beside an alternative in the same run."""
