@@ -1,7 +1,7 @@
 """Where another call belongs: with its nearest neighbour among a few thousand places that stand for the sample.
 
-HDBSCAN's own `approximate_predict` looks through its tree for each call; one product of matrices is an eighth of that,
-and what it needs is two arrays that can be kept. It knows vectors and numbers of clusters.
+hdbscan's own `approximate_predict` needs the whole clusterer, which can only be pickled, and looks through the whole
+sample for each call. This needs two arrays, which can be kept and checked. It knows vectors and numbers of clusters.
 """
 
 from __future__ import annotations
