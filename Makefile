@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 ALONE := $(filter $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)),decision recording redaction registry_loading)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-vllm lint format bench lock clean
+.PHONY: help setup demo test test-vllm test-gpu lint format bench bench-gpu lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ test: setup ## Run the tests
 test-vllm: setup ## Run the tests against the real vLLM server on this CPU (3.5 GB, once)
 	$(BIN)/python .ci/vllm_environment.py $(BIN)/pytest tests/vllm -m vllm $(ARGS)
 
+test-gpu: setup ## Run the tests that need a CUDA device (they skip without one)
+	$(BIN)/pytest tests/gpu $(ARGS)
+
 lint: $(INSTALLED) ## Style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +43,9 @@ format: $(INSTALLED) ## Put the code in the house's format
 	$(BIN)/ruff format .
 
 bench: $(addprefix bench-,$(ALONE)) ## Run the benchmarks that need nothing else
+
+bench-gpu: $(INSTALLED) ## Training and generation on one GPU (ARGS=--quick)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench-%: $(INSTALLED) ## Run one benchmark: bench-gateway, bench-memory, bench-asgi_servers, ...
 	@echo "== $*"

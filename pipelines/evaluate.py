@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import torch
 from msgspec import Struct
 
 from pipelines.asking import Ask, Asking, ask_each, canary_holds, most_tokens, refused
@@ -111,7 +110,7 @@ def evaluate(question: Question, on_progress: Callable[[int, int], None], report
         frontier=recorded_scores("frontier", question.examples, lambda one: one.frontier_cost_usd),
         threshold=threshold_of(judged, question.alpha, question.delta),
         canary_holds=held,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device="cpu",  # the embedded engine knows no other
         seconds=time.perf_counter() - begin,
         judged=judged,
     )

@@ -124,6 +124,9 @@ def dataset_holds(call_ids: tuple[str, ...], state: Path, as_json: bool) -> None
 @click.option("--batch-size", type=int, default=None)
 @click.option("--lora-rank", type=int, default=None)
 @click.option("--max-examples", type=int, default=None)
+@click.option(
+    "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default=None, help="Of the matrix products."
+)
 @click.option("--quantization", type=click.Choice(["none", "4bit"]), default=None, help="4bit needs CUDA.")
 @click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory, more time.")
 @click.option("--seed", type=int, default=None)
