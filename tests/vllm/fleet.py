@@ -17,7 +17,7 @@ from tests.e2e.gateway_process import GatewayProcess, running_gateway
 from tests.vllm.trained_adapters import DESKS, Adapter, request
 from tests.vllm.vllm_process import MODEL
 
-READY_S = 180.0
+READY_S = 300.0
 BACKENDS = """
 version: 1
 defaults: {{frontier: echo}}

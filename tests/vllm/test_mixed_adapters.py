@@ -47,6 +47,9 @@ async def test_an_adapter_asked_by_its_name_answers_and_so_does_the_bare_model(
     )
     assert named.choices[0].message.content == first.answer
     bare = await client.chat.completions.create(
-        model="small", messages=[{"role": "user", "content": "Name the capital of France."}], max_tokens=24, temperature=0
+        model="small",
+        messages=[{"role": "user", "content": "Name the capital of France."}],
+        max_tokens=24,
+        temperature=0,
     )
     assert bare.model == "small" and "Paris" in (bare.choices[0].message.content or "")

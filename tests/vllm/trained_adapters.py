@@ -9,6 +9,7 @@ which mixes adapters up, or shares a prefix between them, is caught. Kept below 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ GOODS = ("boxes", "letters", "pallets", "crates", "barrels", "parcels")
 PLACES = ("Lyon", "Oslo", "Turin", "Ghent", "Porto", "Graz", "Bergen", "Nantes", "Cork")
 LEAST = 110
 """Rows of which a tenth is held out; the trainer asks for a hundred."""
-SETTINGS = {"num_epochs": 1, "max_examples": 48, "batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 2}
+SETTINGS = {"num_epochs": 1, "max_examples": 64, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 2}
 SETTINGS |= {"lora_rank": 8, "lora_dropout": 0.0, "evaluations_per_epoch": 1, "early_stopping_patience": 0}
 
 
@@ -62,7 +63,10 @@ def trained_adapters() -> list[Adapter]:
 
     folder = KEPT / digest_of([SETTINGS, DESKS, rows("north")])[:16]
     if not all((folder / desk / "adapter.json").is_file() for desk in DESKS):
-        subprocess.run([sys.executable, "-m", "tests.vllm.trained_adapters", str(folder)], cwd=ROOT, check=True)
+        # One thread that does not spin: so small a training gains nothing from two, and loses much on a busy machine.
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.vllm.trained_adapters", str(folder)]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
     return [_read(folder / desk) for desk in DESKS]
 
 
@@ -90,7 +94,8 @@ def train(folder: Path) -> None:
         data.write_text("".join(json.dumps(row) + "\n" for row in rows(desk)))
         config = pipeline.create_training_config(DEFAULT_MODEL, str(data), str(place), **SETTINGS)
         record = pipeline.train(config)
-        assert record["canary"], f"the adapter for {desk} did not learn to end an answer"
+        learnt = record["canary"] and record["canary"]["text"] == answer_of(desk) and record["dev_losses"][-1] < 0.1
+        assert learnt, f"the adapter for {desk} did not learn: {record['canary']}, dev losses {record['dev_losses']}"
         _say(f"adapter {number} of {len(DESKS)} ({desk}): {record['seconds']:.0f} s, dev losses {record['dev_losses']}")
         (place / "adapter.json").write_text(json.dumps({"canary": record["canary"], "seconds": record["seconds"]}))
 
