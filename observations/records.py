@@ -64,6 +64,8 @@ class CandidateRecord(Struct, frozen=True, omit_defaults=True):
     latency_p95_ms: float | None = None
     first_token_ms: float | None = None
     tokens_per_s: float | None = None
+    load_ms: float = 0.0
+    """How long it would have waited for its adapter: part of the latencies."""
     formatting_error_rate: float = 0.0
     formatting_calls: int = 0
     propensity: float = 0.0

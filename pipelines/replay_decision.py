@@ -184,6 +184,7 @@ def _as_known(contender: Contender, known: CandidateRecord) -> Candidate:
         "expected_cost_usd": known.cost_usd,
         "first_token_ms": known.first_token_ms,
         "tokens_per_s": known.tokens_per_s,
+        "load_ms": known.load_ms,
         "formatting_error_rate": known.formatting_error_rate,
         "formatting_calls": known.formatting_calls,
     }

@@ -181,8 +181,9 @@ def max_cost_usd(candidate: Candidate, features: TaskFeatures, policy: PlannerPo
 
 
 def latency_ms(candidate: Candidate, features: TaskFeatures) -> float:
-    """Return the expected time to the last token."""
-    return candidate.first_token_ms + features.expected_output_tokens * 1000.0 / candidate.tokens_per_s
+    """Return the expected time to the last token, a load of its adapter included."""
+    decode_ms = features.expected_output_tokens * 1000.0 / candidate.tokens_per_s
+    return candidate.load_ms + candidate.first_token_ms + decode_ms
 
 
 def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy) -> Estimate:
@@ -202,6 +203,7 @@ def estimate(candidate: Candidate, features: TaskFeatures, policy: PlannerPolicy
         quality_sd=candidate.quality_sd,
         evidence=candidate.evidence,
         trials=candidate.trials,
+        load_ms=candidate.load_ms,
     )
 
 

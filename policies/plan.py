@@ -104,6 +104,8 @@ class Candidate(Struct, frozen=True):
     uses_template: bool = False
     share: float = 1.0
     """While it is a canary: the share of calls that it may answer."""
+    load_ms: float = 0.0
+    """How long a call would wait for its adapter; 0 when that is loaded."""
     is_frontier: bool = False
     healthy: bool = True
     health_reason: str = ""
@@ -144,6 +146,8 @@ class Estimate(Struct, frozen=True, gc=False):
     """What the planner maximises: the chain's quality as far as the SLA asks for it, less lam times its cost."""
     trials: float = 0.0
     """Answers that were checked in this cluster, judged or not."""
+    load_ms: float = 0.0
+    """The part of the latency in which its adapter is loaded."""
 
 
 class PlanRequest(Struct, frozen=True):

@@ -47,6 +47,7 @@ def _considered(one: Estimate, why: str) -> dict[str, Any]:
         "p_believed": one.p_believed,
         "expected_cost_usd": one.cost_usd,
         "expected_latency_p95_ms": one.latency_p95_ms,
+        "load_ms": one.load_ms,
         "propensity": one.propensity,
         "chain": list(one.chain),
         "chain_cost_usd": one.chain_cost_usd,
@@ -71,4 +72,5 @@ def _estimate(one: CandidateRecord) -> Estimate:
         chain=one.chain,
         chain_cost_usd=one.chain_cost_usd,
         value=one.value,
+        load_ms=one.load_ms,
     )

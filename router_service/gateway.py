@@ -108,7 +108,7 @@ class Gateway:
         terms = terms_of(job.hints, self._policies.planner, key_tier)
         features = self._roster.sharpened(job.features, seen.cluster)
         context = self._beliefs.context(job.text, seen.cluster)
-        candidates = self._roster.candidates(features, context, seen.cluster, job.at_ms)
+        candidates = self._roster.candidates(features, context, seen.cluster, job.at_ms, job.model)
         request = PlanRequest(
             features=features,
             cluster_id=seen.cluster,

@@ -9,7 +9,7 @@ from observations.spool import Spool
 from observations.training_jobs import JobsReader
 from registry.stages import serves_callers
 
-from . import replica_view
+from . import placement_view, replica_view
 from .beliefs import Beliefs
 from .metrics import Metrics
 from .roster import Roster
@@ -22,6 +22,7 @@ def sample(metrics: Metrics, roster: Roster, beliefs: Beliefs, spool: Spool) -> 
     """Set every gauge."""
     _backends(metrics, roster)
     replica_view.sample(metrics, roster)
+    placement_view.sample(metrics, roster)
     _beliefs(metrics, roster, beliefs)
     _specialists(metrics, roster, beliefs)
     _spend(metrics, beliefs)
@@ -36,12 +37,9 @@ def count_trainings(metrics: Metrics, jobs: JobsReader) -> None:
 
 
 def _backends(metrics: Metrics, roster: Roster) -> None:
-    for gauge in ("journeyman_backend_up", "journeyman_adapters_ready"):
-        metrics.keep_only(gauge, set(roster.backends()))
+    metrics.keep_only("journeyman_backend_up", set(roster.backends()))
     for name, backend in roster.backends().items():
         metrics.set("journeyman_backend_up", name, value=float(backend.health().ok))
-    for name, adapters in roster.adapter_sets().items():
-        metrics.set("journeyman_adapters_ready", name, value=float(len(list(adapters.ready_names()))))
 
 
 def _beliefs(metrics: Metrics, roster: Roster, beliefs: Beliefs) -> None:

@@ -71,6 +71,7 @@ def _believed_of(candidate: Candidate) -> dict[str, Any]:
         "quality_if_believed": candidate.quality_if_believed,
         "first_token_ms": candidate.first_token_ms,
         "tokens_per_s": candidate.tokens_per_s,
+        "load_ms": candidate.load_ms,
         "formatting_error_rate": candidate.formatting_error_rate,
         "formatting_calls": candidate.formatting_calls,
     }

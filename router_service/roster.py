@@ -17,10 +17,11 @@ from policies.confidence_book import ACCEPT_NOTHING
 from policies.constraints import prompt_tokens
 from policies.contenders import Contender, contenders_of
 from policies.plan import Candidate, TaskFeatures
-from registry.catalog import Catalog
+from registry.catalog import AUTO, Catalog
 from registry.entries import BackendEntry, SpecialistEntry
 from specialists.adapters import AdapterSet
 from specialists.backend import Backend, Health
+from specialists.placed import PlacedBackend
 from specialists.replicas import ReplicatedBackend
 from specialists.server_adapters import Canary
 
@@ -28,6 +29,11 @@ from .beliefs import Beliefs
 
 UNMEASURED_FRONTIER: Final = 0.95
 """P(right) of the frontier where nobody has measured it: it is what the others are measured by."""
+
+WEIGHTS: Final = {"active": 1.0, "canary": 0.5, "shadow": 0.25}
+"""What a call counts for a specialist of a stage, where not all adapters fit."""
+LEAST_WEIGHT: Final = 0.1
+"""For one that only stands by."""
 
 MakeBackend = Callable[[BackendEntry], Backend]
 
@@ -48,7 +54,7 @@ class Roster:
         """Take over a catalog: make new backends, retire those that are gone or changed."""
         before = self._backends
         kept = {n: b for n, b in before.items() if n in catalog.backends and self._stays(b, catalog.backends[n])}
-        self._backends = {name: kept.get(name) or self._make_backend(entry) for name, entry in catalog.backends.items()}
+        self._backends = {name: kept.get(name) or self._made(entry) for name, entry in catalog.backends.items()}
         self.catalog = catalog
         file = catalog.file
         self.contenders = {c.name: c for c in contenders_of(file.models, file.specialists, file.defaults.frontier)}
@@ -59,18 +65,26 @@ class Roster:
 
     def _stays(self, backend: Backend, entry: BackendEntry) -> bool:
         """Whether a backend is that of an entry; one of which only the list of replicas was edited takes that over."""
-        if isinstance(backend, ReplicatedBackend) and backend.can_follow(entry):
+        if isinstance(backend, ReplicatedBackend | PlacedBackend) and backend.can_follow(entry):
             for gone in backend.follow(entry):
                 self._retire(gone)
         return backend.entry == entry
 
+    def _made(self, entry: BackendEntry) -> Backend:
+        backend = self._make_backend(entry)
+        return backend if entry.resident_limit is None else PlacedBackend(backend)
+
     def _adapter_set(self, name: str, catalog: Catalog) -> AdapterSet:
         backend = self._backends[name]
+        here = [s for s in catalog.file.specialists if catalog.models[s.base].backend == name and _loads(s)]
+        wanted = {s.id: s.adapter for s in here}
+        canaries = {s.id: Canary(s.canary.prompt, s.canary.text, s.canary.max_tokens) for s in here if s.canary}
+        if isinstance(backend, PlacedBackend):
+            backend.compete(wanted, {s.id: WEIGHTS.get(s.stage, LEAST_WEIGHT) for s in here}, canaries)
+            return backend.adapters
         known = self._adapters.get(name)
         adapters = known if known is not None and known.backend is backend else AdapterSet(backend)
-        here = [s for s in catalog.file.specialists if catalog.models[s.base].backend == name and _loads(s)]
-        canaries = {s.id: Canary(s.canary.prompt, s.canary.text, s.canary.max_tokens) for s in here if s.canary}
-        adapters.want({s.id: s.adapter for s in here}, canaries)
+        adapters.want(wanted, canaries)
         return adapters
 
     def _retire(self, backend: Backend) -> None:
@@ -89,10 +103,13 @@ class Roster:
         """The wanted and loaded adapters of each backend."""
         return self._adapters
 
-    def candidates(self, features: TaskFeatures, context: Context, cluster: str, now_ms: int) -> list[Candidate]:
-        """Every contender as the planner should see it now, for one call."""
+    def candidates(
+        self, features: TaskFeatures, context: Context, cluster: str, now_ms: int, asked_for: str = AUTO
+    ) -> list[Candidate]:
+        """Every contender as the planner should see it now, for one call for `auto` or a resolved name."""
         health = {name: backend.health() for name, backend in self._backends.items()}
         contenders = list(self.contenders.values())
+        self._count_demand(features, cluster, asked_for)
         names = [contender.name for contender in contenders]
         qualities = self._beliefs.qualities(names, context, [self._prior(c, cluster) for c in contenders])
         lengths = self._beliefs.output_tokens(names, context)
@@ -107,6 +124,19 @@ class Roster:
             )
             for contender, belief, length in zip(contenders, qualities, lengths, strict=True)
         ]
+
+    def _count_demand(self, features: TaskFeatures, cluster: str, asked_for: str) -> None:
+        """Where not all adapters fit: count this call for those that could answer it, loaded or not."""
+        placed = {name: backend for name, backend in self._backends.items() if isinstance(backend, PlacedBackend)}
+        if not placed:
+            return
+        concerned: dict[str, list[str]] = {}
+        for one in self.contenders.values():
+            is_meant = _suits(one, features, cluster) if asked_for == AUTO else one.name == asked_for
+            if is_meant and one.backend in placed and one.candidate.kind == "specialist":
+                concerned.setdefault(one.backend, []).append(one.name)
+        for name, specialists in concerned.items():
+            placed[name].asked(specialists)
 
     def beliefs_in(self, cluster: str) -> dict[str, Belief]:
         """What is believed of each contender in a cluster, whatever the call's words."""
@@ -138,9 +168,9 @@ class Roster:
 
     def _live(self, contender: Contender, cluster: str, health: Health, now_ms: int) -> Candidate:
         fixed = contender.candidate
-        healthy, reason = health.ok, health.reason
-        if healthy and fixed.kind == "specialist" and not self._adapters[contender.backend].ready(fixed.name):
-            healthy, reason = False, "its adapter is not loaded yet"
+        healthy, reason, load_ms = health.ok, health.reason, 0.0
+        if healthy and fixed.kind == "specialist":
+            healthy, reason, load_ms = self._adapter_state(contender)
         rate, calls = self._conduct.formatting(fixed.name, now_ms)
         known = Speed(fixed.first_token_ms, fixed.tokens_per_s)
         speed = self._conduct.speed(fixed.name, known, now_ms) or known
@@ -149,11 +179,22 @@ class Roster:
             first_token_ms=speed.first_token_ms,
             tokens_per_s=speed.tokens_per_s,
             p_believed=self._p_believed(contender, cluster),
+            load_ms=load_ms,
             healthy=healthy,
             health_reason=reason,
             formatting_error_rate=rate,
             formatting_calls=calls,
         )
+
+    def _adapter_state(self, contender: Contender) -> tuple[bool, str, float]:
+        """Whether a specialist's adapter is to be had, why not, and how long a call would wait for it (ms)."""
+        backend = self._backends[contender.backend]
+        if isinstance(backend, PlacedBackend):
+            load_ms = backend.load_ms(contender.name)
+            return (True, "", load_ms) if load_ms is not None else (False, backend.why_not(contender.name), 0.0)
+        if self._adapters[contender.backend].ready(contender.name):
+            return True, "", 0.0
+        return False, "its adapter is not loaded yet", 0.0
 
     def sharpened(self, features: TaskFeatures, cluster: str) -> TaskFeatures:
         """The features with the length that answers in this cluster usually have, once that is known."""
@@ -173,6 +214,14 @@ def _expected_cost(candidate: Candidate, features: TaskFeatures, output_tokens: 
         return None
     length = min(output_tokens, float(features.max_tokens))
     return candidate.prices.cost_usd(prompt_tokens(candidate, features), length)
+
+
+def _suits(contender: Contender, features: TaskFeatures, cluster: str) -> bool:
+    """Whether a call is of a specialist's task, and of the form that it was trained for."""
+    candidate = contender.candidate
+    if candidate.kind != "specialist" or cluster not in candidate.clusters:
+        return False
+    return candidate.template_signature in (None, features.signature)
 
 
 def _loads(specialist: SpecialistEntry) -> bool:

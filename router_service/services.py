@@ -34,7 +34,7 @@ from registry.watching import watch
 from specialists.backends import BackendContext, make_backend
 from specialists.embedder import hashing_embedder
 
-from . import gauges, replica_view
+from . import gauges, placement_view, replica_view
 from .auth import Auth
 from .belief_keeper import BeliefKeeper
 from .belief_store import BeliefStore
@@ -197,6 +197,7 @@ class Services:
             "backends": {name: {"ok": h.ok, "reason": h.reason} for name, h in backends.items()},
             "replicas": replica_view.shown(self.roster),
             "adapters": {n: list(a.ready_names()) for n, a in self.roster.adapter_sets().items() if a.wanted()},
+            "placement": placement_view.shown(self.roster),
         }
 
     def sample_gauges(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from specialists.backend import Backend, Health
 from specialists.replica import Replica
-from specialists.replicas import servers_of
+from specialists.servers import servers_of
 
 from .log import get
 from .roster import Roster

@@ -11,16 +11,25 @@ from collections.abc import Callable, Mapping
 
 from .backend import Backend
 from .replica import Replica
-from .replicas import servers_of
-from .server_adapters import Canary, ServerAdapters
+from .server_adapters import Canary, Loading, ServerAdapters
+from .servers import servers_of
+
+PAUSE_S = 0.05
 
 
 class AdapterSet:
     """The wanted and the ready adapters of one backend."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, backend: Backend, clock: Callable[[], float] = time.monotonic, loading: Loading | None = None
+    ) -> None:
         self.backend = backend
+        self.loading = loading or Loading()
+        self.loading.on_change = self._changed
         self._clock = clock
+        self._news = asyncio.Event()
+        self._hastened: dict[str, asyncio.Task[None]] = {}
+        self._unsaid: list[str] = []
         self._wanted: dict[str, str] = {}
         self._servers: dict[str, ServerAdapters] = {}
 
@@ -34,7 +43,8 @@ class AdapterSet:
             self._servers[name].want(adapters, canaries)
 
     def _made(self, server: Backend) -> ServerAdapters:
-        return ServerAdapters(server, self._clock, server.ready if isinstance(server, Replica) else None)
+        ready = server.ready if isinstance(server, Replica) else None
+        return ServerAdapters(server, self._clock, ready, self.loading)
 
     def servers(self) -> Mapping[str, ServerAdapters]:
         """What each server holds, by the replica's name; a backend that is one server has it under no name."""
@@ -47,6 +57,19 @@ class AdapterSet:
     def ready(self, name: str) -> bool:
         """Whether a wanted adapter has answered, on a server that takes calls, since it was loaded there."""
         return any(one.ready(name) and _takes_calls(one.server) for one in self._servers.values())
+
+    def may_load(self, name: str) -> bool:
+        """Whether a wanted adapter that is not ready can be expected to be soon, on one server at least."""
+        return any(one.may_load(name) and _takes_calls(one.server) for one in self._servers.values())
+
+    async def wait_for(self, name: str) -> bool:
+        """Load an adapter now, and return whether it is ready once that has ended. A caller may give up waiting."""
+        while not self.ready(name) and self.may_load(name):
+            self._hasten()
+            await self._news.wait()
+            if not self.ready(name):
+                await asyncio.sleep(PAUSE_S)  # another one was loaded, or its place is not free yet
+        return self.ready(name)
 
     def ready_names(self) -> list[str]:
         """The wanted adapters that are ready."""
@@ -63,7 +86,26 @@ class AdapterSet:
         if held is None or not _takes_calls(held.server):
             return []
         where = f"replica {name}: " if name else ""
-        return [where + problem for problem in await held.sync()]
+        said, self._unsaid = self._unsaid, []
+        return said + [where + problem for problem in await held.sync()]
+
+    def _hasten(self) -> None:
+        """Bring the servers up to date now; what goes wrong is told by the next `sync`."""
+        for name in self._servers:
+            if name not in self._hastened:
+                self._hastened[name] = asyncio.get_running_loop().create_task(self._sync_now(name))
+
+    async def _sync_now(self, name: str) -> None:
+        try:
+            self._unsaid += await self.sync_server(name)
+        finally:
+            self._hastened.pop(name, None)
+            self._changed()
+
+    def _changed(self) -> None:
+        """Wake who waits for a load."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 def _takes_calls(server: Backend) -> bool:

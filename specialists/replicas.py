@@ -49,6 +49,11 @@ class ReplicatedBackend:
         """The servers of the list, draining ones too."""
         return self._replicas
 
+    @property
+    def servers(self) -> Mapping[str, Backend]:
+        """The same by name."""
+        return {one.name: one for one in self._replicas}
+
     def can_follow(self, entry: BackendEntry) -> bool:
         """Whether an entry differs in nothing but its list of replicas."""
         return bool(entry.urls) and replace(entry, urls=()) == replace(self._entry, urls=())
@@ -228,13 +233,6 @@ class _Route:
             raise error
         await asyncio.sleep(wait_s)
         self._tried = []
-
-
-def servers_of(backend: Backend) -> Mapping[str, Backend]:
-    """Return the servers behind a backend by name: its replicas, or itself under no name."""
-    if isinstance(backend, ReplicatedBackend):
-        return {one.name: one for one in backend.replicas}
-    return {"": backend}
 
 
 def _weight(replica: Replica, model: str) -> tuple[bool, int, float]:

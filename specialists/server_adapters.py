@@ -24,6 +24,9 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 GRACE_S = 30.0
 """How long an adapter stays loaded after it is no longer wanted: calls may still be under way."""
+PRIOR_LOAD_MS = 2_000.0
+"""What a load is taken to last before one was measured."""
+_LATEST_SHARE = 0.3
 
 
 class Canary(Struct, frozen=True):
@@ -32,6 +35,21 @@ class Canary(Struct, frozen=True):
     prompt: str
     expected: str
     max_tokens: int = 32
+
+
+class Loading(Struct):
+    """What all servers of one backend share: how much they may hold, and what their loads were like."""
+
+    limit: int | None = None
+    """Adapters loaded at once on each; None: any number."""
+    is_idle: Callable[[str], bool] = lambda name: False
+    """Whether no call for an adapter is under way, so that one that is not wanted can go at once to make room."""
+    on_change: Callable[[], None] = lambda: None
+    """Told when a load has ended, well or not."""
+    loaded: int = 0
+    failed: int = 0
+    load_ms: float = PRIOR_LOAD_MS
+    """How long a cold load takes, the latest counting most."""
 
 
 class _Trouble(Struct):
@@ -43,17 +61,19 @@ class ServerAdapters:
     """The wanted, loaded and ready adapters of one server. `sync` does the work, one adapter after the other."""
 
     def __init__(
-        self, server: Backend, clock: Callable[[], float] = time.monotonic, ready: set[str] | None = None
+        self,
+        server: Backend,
+        clock: Callable[[], float] = time.monotonic,
+        ready: set[str] | None = None,
+        loading: Loading | None = None,
     ) -> None:
         self.server = server
-        self.loads = 0
-        """Adapters that were loaded and have answered."""
-        self.failures = 0
-        """Loads that failed."""
         self._clock = clock
+        self._loading = loading or Loading()
         self._wanted: dict[str, str] = {}
         self._canaries: dict[str, Canary] = {}
         self._loaded: set[str] = set()
+        self._served: frozenset[str] = frozenset()
         self._ready = set() if ready is None else ready
         self._unwanted_since: dict[str, float] = {}
         self._trouble: dict[str, _Trouble] = {}
@@ -76,6 +96,10 @@ class ServerAdapters:
         """The wanted adapters that are ready."""
         return sorted(self._ready & self._wanted.keys())
 
+    def may_load(self, name: str) -> bool:
+        """Whether a wanted adapter that is not ready can be expected to be soon."""
+        return self._is_there and name in self._wanted and name not in self._trouble
+
     async def sync(self) -> list[str]:
         """Load what is missing and unload what is no longer wanted. Returns what went wrong this time, a line each.
 
@@ -85,11 +109,22 @@ class ServerAdapters:
             problems: list[str] = []
             if not await self._look(problems):
                 return problems
-            for name in [n for n, since in self._unwanted_since.items() if self._clock() - since >= GRACE_S]:
+            for name in [name for name in self._unwanted_since if self._may_go(name)]:
                 await self._unload(name, problems)
             for name in [name for name in self._wanted if name not in self._ready and self._is_due(name)]:
-                await self._load(name, problems)
+                if name in self._loaded or self._has_room():
+                    await self._load(name, problems)
             return problems
+
+    def _may_go(self, name: str) -> bool:
+        since_s = self._unwanted_since.get(name)
+        if since_s is None:
+            return False
+        is_in_the_way = not self._has_room() and any(name not in self._loaded for name in self._wanted)
+        return self._clock() - since_s >= GRACE_S or (is_in_the_way and self._loading.is_idle(name))
+
+    def _has_room(self) -> bool:
+        return self._loading.limit is None or len(self._loaded) < self._loading.limit
 
     async def _look(self, problems: list[str]) -> bool:
         """Say whether the server is there, and forget what it no longer lists."""
@@ -108,7 +143,7 @@ class ServerAdapters:
 
     async def _compare(self) -> None:
         self._checked_at_s = self._clock()
-        served = await self.server.served_models()
+        served = self._served = await self.server.served_models()
         if not self._is_there:
             self._trouble.clear()
         self._is_there = True
@@ -127,18 +162,26 @@ class ServerAdapters:
         path = self._wanted.get(name)
         if path is None:
             return
+        began_s, was_there = self._clock(), name in self._served
         try:
+            self._loaded.add(name)  # also when it fails half-way: the server may hold it
             await self.server.load_adapter(name, path)
-            self._loaded.add(name)
             await check_canary(self.server, name, self._canaries.get(name))
         except JourneymanError as error:
             self._failed(name)
             problems.append(f"{name}: {error.message}")
-            return
-        self.loads += 1
-        self._trouble.pop(name, None)
-        self._ready.add(name)
+        else:
+            self._trouble.pop(name, None)
+            self._ready.add(name)
+            self._count((self._clock() - began_s) * 1e3, was_cold=not was_there)
         self._note_unwanted()
+        self._loading.on_change()
+
+    def _count(self, took_ms: float, *, was_cold: bool) -> None:
+        loading = self._loading
+        loading.loaded += 1
+        if was_cold:
+            loading.load_ms += (_LATEST_SHARE if loading.loaded > 1 else 1.0) * (took_ms - loading.load_ms)
 
     async def _unload(self, name: str, problems: list[str]) -> None:
         self._ready.discard(name)
@@ -146,6 +189,8 @@ class ServerAdapters:
             await self.server.unload_adapter(name)
         except BackendError as error:
             problems.append(f"{name} stays loaded: {error.message}")
+            self._unwanted_since[name] = self._clock()
+            return
         self._loaded.discard(name)
         self._unwanted_since.pop(name, None)
 
@@ -155,7 +200,7 @@ class ServerAdapters:
         self._unwanted_since = {name: since.get(name, now) for name in self._loaded if name not in self._wanted}
 
     def _failed(self, name: str) -> None:
-        self.failures += 1
+        self._loading.failed += 1
         failures = self._trouble[name].failures + 1 if name in self._trouble else 1
         wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (failures - 1))
         self._trouble[name] = _Trouble(failures, self._clock() + wait_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
 from collections import Counter
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from aiohttp import web
 
 from registry.entries import BackendEntry, Deadlines, ReplicaEntry
 from registry.errors import (
@@ -28,6 +26,7 @@ from specialists.adapters import AdapterSet
 from specialists.backends import BackendContext, make_backend
 from specialists.calls import Call, Message
 from specialists.server_adapters import Canary
+from tests.flows.model_server import Server, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
 
@@ -38,85 +37,6 @@ A, B = "a@0123456789ab", "b@0123456789ab"
 @pytest.fixture(scope="module")
 def event_loop_policy():
     return uvloop.EventLoopPolicy()
-
-
-class Server:
-    """Answers with its own name; a test says how it fails: a status, or where its stream breaks."""
-
-    def __init__(self, name):
-        self.name = name
-        self.url = ""
-        self.calls = []
-        self.adapters = {}
-        self.status = 200
-        self.pieces = 3
-        self.delay_s = 0.0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.bodies = Counter()
-
-    async def answer(self, request):
-        body = await request.json()
-        self.calls.append(body["model"])
-        if body["model"] not in ("base", *self.adapters):
-            return web.json_response({"error": {"message": "no such model"}}, status=404)
-        if self.status != 200:
-            return web.json_response({"error": {"message": "broken"}}, status=self.status)
-        if body.get("stream"):
-            return await self.stream(request)
-        await self.gate.wait()
-        await asyncio.sleep(self.delay_s)
-        choice = {"index": 0, "finish_reason": "stop", "text": self.name, "message": {"content": self.name}}
-        return web.json_response({"choices": [choice]})
-
-    async def stream(self, request):
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        deltas = [{"role": "assistant", "content": ""}, *[{"content": self.name}] * 3]
-        for delta in deltas[: self.pieces]:
-            await response.write(event({"index": 0, "delta": delta}))
-        await self.gate.wait()
-        if self.pieces < 3:
-            request.transport.abort()
-            return response
-        await response.write(event({"index": 0, "delta": {}, "finish_reason": "stop"}) + b"data: [DONE]\n\n")
-        return response
-
-    async def models(self, request):
-        await self.gate.wait()
-        return web.json_response({"data": [{"id": name} for name in ("base", *self.adapters)]})
-
-    async def load(self, request):
-        body = await request.json()
-        if body["lora_path"] == f"/not/on/{self.name}":
-            return web.json_response({"error": {"message": "no such folder"}}, status=400)
-        self.adapters[body["lora_name"]] = body["lora_path"]
-        return web.Response()
-
-    async def unload(self, request):
-        self.adapters.pop((await request.json())["lora_name"], None)
-        return web.Response()
-
-
-def event(choice):
-    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-
-
-@asynccontextmanager
-async def serving(server, port=0):
-    app = web.Application()
-    app.add_routes([web.post("/v1/chat/completions", server.answer), web.post("/v1/completions", server.answer)])
-    app.add_routes([web.get("/v1/models", server.models), web.post("/v1/load_lora_adapter", server.load)])
-    app.add_routes([web.post("/v1/unload_lora_adapter", server.unload)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    try:
-        yield server
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
