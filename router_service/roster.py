@@ -59,6 +59,12 @@ class Roster:
         file = catalog.file
         self.contenders = {c.name: c for c in contenders_of(file.models, file.specialists, file.defaults.frontier)}
         self._adapters = {name: self._adapter_set(name, catalog) for name in self._backends}
+        specialists = [c for c in self.contenders.values() if c.candidate.kind == "specialist"]
+        self._placed = [
+            (backend, [one for one in specialists if one.backend == name])
+            for name, backend in self._backends.items()
+            if isinstance(backend, PlacedBackend)
+        ]
         for name, backend in before.items():
             if name not in kept:
                 self._retire(backend)
@@ -126,17 +132,15 @@ class Roster:
         ]
 
     def _count_demand(self, features: TaskFeatures, cluster: str, asked_for: str) -> None:
-        """Where not all adapters fit: count this call for those that could answer it, loaded or not."""
-        placed = {name: backend for name, backend in self._backends.items() if isinstance(backend, PlacedBackend)}
-        if not placed:
-            return
-        concerned: dict[str, list[str]] = {}
-        for one in self.contenders.values():
-            is_meant = _suits(one, features, cluster) if asked_for == AUTO else one.name == asked_for
-            if is_meant and one.backend in placed and one.candidate.kind == "specialist":
-                concerned.setdefault(one.backend, []).append(one.name)
-        for name, specialists in concerned.items():
-            placed[name].asked(specialists)
+        """Where not all adapters may fit: count this call for those that could answer it, loaded or not."""
+        for backend, specialists in self._placed:
+            names = [
+                one.name
+                for one in specialists
+                if (_suits(one, features, cluster) if asked_for == AUTO else one.name == asked_for)
+            ]
+            if names:
+                backend.asked(names)
 
     def beliefs_in(self, cluster: str) -> dict[str, Belief]:
         """What is believed of each contender in a cluster, whatever the call's words."""
@@ -216,12 +220,10 @@ def _expected_cost(candidate: Candidate, features: TaskFeatures, output_tokens: 
     return candidate.prices.cost_usd(prompt_tokens(candidate, features), length)
 
 
-def _suits(contender: Contender, features: TaskFeatures, cluster: str) -> bool:
+def _suits(specialist: Contender, features: TaskFeatures, cluster: str) -> bool:
     """Whether a call is of a specialist's task, and of the form that it was trained for."""
-    candidate = contender.candidate
-    if candidate.kind != "specialist" or cluster not in candidate.clusters:
-        return False
-    return candidate.template_signature in (None, features.signature)
+    candidate = specialist.candidate
+    return cluster in candidate.clusters and candidate.template_signature in (None, features.signature)
 
 
 def _loads(specialist: SpecialistEntry) -> bool:

@@ -89,6 +89,11 @@ class AdapterSet:
         said, self._unsaid = self._unsaid, []
         return said + [where + problem for problem in await held.sync()]
 
+    def close(self) -> None:
+        """End what is being loaded for callers."""
+        for task in self._hastened.values():
+            task.cancel()
+
     def _hasten(self) -> None:
         """Bring the servers up to date now; what goes wrong is told by the next `sync`."""
         for name in self._servers:

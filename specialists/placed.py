@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 
 from registry.entries import BackendEntry
@@ -64,11 +64,11 @@ class PlacedBackend:
         self.placement.settle(self._clock())
         self._load()
 
-    def asked(self, names: Iterable[str]) -> None:
+    def asked(self, names: Collection[str]) -> None:
         """Count a call that these adapters could have answered, and load what that makes worth it."""
         now_s = self._clock()
         self.placement.asked(names, now_s)
-        if self.placement.settle(now_s):
+        if not self.placement.all_fit and self.placement.settle(now_s, names):
             self._load()
 
     def load_ms(self, name: str) -> float | None:
@@ -122,7 +122,8 @@ class PlacedBackend:
         await self.inner.start()
 
     async def close(self) -> None:
-        """Release connections."""
+        """End loads and release connections."""
+        self.adapters.close()
         await self.inner.close()
 
     def _load(self) -> None:

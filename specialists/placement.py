@@ -7,7 +7,7 @@ nobody asked for in a while, or of one that is asked for clearly less. Pure: tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -89,19 +89,25 @@ class Placement:
         adapter = self._adapters.get(name)
         return 0.0 if adapter is None else adapter.calls * adapter.weight / self._grown
 
-    def settle(self, now_s: float) -> bool:
-        """Give places to whom they are due. Returns whether anything changed."""
+    def settle(self, now_s: float, asked: Collection[str] | None = None) -> bool:
+        """Give places to whom they are due. Returns whether anything changed.
+
+        With `asked`, the names of one call, only they are considered: whose demand did not grow, gains no place by it.
+        """
         changed = False
-        while (newcomer := self._newcomer(now_s)) is not None:
+        while (newcomer := self._newcomer(now_s, self._adapters if asked is None else asked)) is not None:
             self._adapters[newcomer].since_s = now_s
             changed = True
         return changed
 
-    def _newcomer(self, now_s: float) -> str | None:
+    def _newcomer(self, now_s: float, names: Iterable[str]) -> str | None:
         """The first, by demand, for whom there is a place; whoever had that has lost it then."""
+        without = [name for name in names if self.competes(name) and not self.has_place(name)]
+        if not without:
+            return None
         resident = [name for name in self._adapters if self.has_place(name)]
         is_full = self.limit is not None and len(resident) >= self.limit
-        for newcomer in sorted((name for name in self._adapters if not self.has_place(name)), key=self._rank)[::-1]:
+        for newcomer in sorted(without, key=self._rank, reverse=True):
             if not is_full:
                 return newcomer
             leaver = self._leaver(resident, newcomer, now_s)
