@@ -62,7 +62,8 @@ def main(command: list[str]) -> int:
         return 3
     if not command:
         return 0
-    return subprocess.run(command, env=os.environ | {"JOURNEYMAN_VLLM_PYTHON": str(PYTHON)}, check=False).returncode
+    environment = os.environ | {"JOURNEYMAN_VLLM_PYTHON": str(PYTHON)}
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own caller's command
 
 
 def make() -> None:
@@ -86,7 +87,7 @@ def install() -> None:
     said = ""
     for number, options in enumerate(ATTEMPTS, start=1):
         command = [*pip(), "install", "--retries", "3", "--timeout", "60", *options, *PINS]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = try_to(command)
         if done.returncode == 0:
             return
         said = last_lines(done.stderr + done.stdout)
@@ -102,7 +103,7 @@ def fits() -> bool:
     """Whether the environment holds just what is pinned, whoever made it."""
     if not PYTHON.exists():
         return False
-    done = subprocess.run([str(PYTHON), "-c", _CHECK], capture_output=True, text=True, check=False)
+    done = try_to([str(PYTHON), "-c", _CHECK])
     if done.returncode:
         return False
     pinned, unwanted = json.loads(done.stdout)
@@ -121,9 +122,14 @@ def pip() -> list[str]:
 
 def run(command: list[str], doing: str) -> None:
     """Run it. Raises RuntimeError with its last words."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = try_to(command)
     if done.returncode:
         raise RuntimeError(f"{doing} failed:\n{last_lines(done.stderr + done.stdout)}")
+
+
+def try_to(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run it and keep what it says."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed words and paths
 
 
 def last_lines(text: str) -> str:

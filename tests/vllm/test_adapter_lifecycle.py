@@ -56,7 +56,8 @@ async def test_more_adapters_than_vllm_holds_take_turns_and_each_still_answers_a
         adapter = adapters[number % len(adapters)]
         copied = shutil.copytree(adapter.folder, tmp_path / f"copy-{number}")
         # A name of its own: to vLLM it is another adapter.
-        entries.append(specialist(adapter, name=f"crowd-{number}", adapter=str(copied), clusters=["crowd"]))
+        entry = specialist(adapter, name=f"crowd-{number}")
+        entries.append(entry | {"adapter": str(copied)})
     with running_fleet(tmp_path, vllm.base_url, entries) as gateway:
         assert {id_of(entry) for entry in entries} <= served(vllm)
         client = caller(gateway)
@@ -67,6 +68,31 @@ async def test_more_adapters_than_vllm_holds_take_turns_and_each_still_answers_a
                 )
                 assert said.model == id_of(entry)
                 assert said.choices[0].message.content == adapters[number % len(adapters)].answer
+
+
+async def test_no_more_is_loaded_than_the_registry_allows_and_what_is_asked_for_takes_a_place(
+    vllm: VllmServer, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    entries = [specialist(adapter, name=f"few-{adapter.desk}") for adapter in adapters]
+    names = {id_of(entry) for entry in entries}
+    limited = registry(vllm.base_url, entries).replace("max_loras: 8", "max_loras: 2\n    max_cpu_loras: 2")
+    with running_fleet(tmp_path, vllm.base_url) as gateway:
+        gateway.registry.write_text(limited)
+        end = time.monotonic() + 120
+        while len(first := ready_names(gateway)) < 2:
+            assert time.monotonic() < end, gateway.log.read_text()[-3000:]
+            await asyncio.sleep(0.3)
+        waiting = next(number for number, entry in enumerate(entries) if id_of(entry) not in first)
+        wanted, calls = id_of(entries[waiting]), 0
+        while True:
+            model, text = await answer(gateway, adapters[waiting].desk, 2000 + calls)
+            calls += 1
+            assert len(names & served(vllm)) <= 2
+            if model == wanted:
+                break
+            assert model == "echo" and time.monotonic() < end, "until then the frontier answers"
+            await asyncio.sleep(0.2)
+        assert text == adapters[waiting].answer and calls > 1
 
 
 async def test_a_specialist_taken_from_the_registry_is_unloaded_while_the_others_answer(
