@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from registry.entries import BackendEntry
-from registry.errors import BackendError, BackendRejectedError
+from registry.errors import BackendError, BackendRejectedError, BackendUnavailableError
 
 from .backend import Backend, Health
 from .calls import Call, Completion, Delta
@@ -42,6 +42,9 @@ class Replica:
         self._failed_probes = 0
         self._trouble = ""
         self._checking: asyncio.Task[Health] | None = None
+        self._waits: set[asyncio.Timeout] = set()
+        self.may_give_up: Callable[[], bool] = lambda: False
+        """Whether calls that wait here would be answered elsewhere, should this server be found dead."""
 
     @property
     def entry(self) -> BackendEntry:
@@ -53,11 +56,18 @@ class Replica:
         return time.monotonic() - self._used.get(model, float("-inf")) < WARM_S
 
     async def complete(self, call: Call, budget_ms: float) -> Completion:
-        """Ask and wait for the whole answer."""
+        """Ask and wait for the whole answer; gives up when probes find the server dead meanwhile."""
         self._begin(call.model)
+        wait = asyncio.timeout(None)
         try:
-            completion = await self._backend.complete(call, budget_ms)
+            async with wait:
+                self._waits.add(wait)
+                completion = await self._backend.complete(call, budget_ms)
+        except TimeoutError:
+            said = f"backend {self.entry.name!r}: {self.name} stopped answering: {self._trouble}"
+            raise BackendUnavailableError(said, backend=self.entry.name) from None
         finally:
+            self._waits.discard(wait)
             self.outstanding -= 1
         self._answered()
         return completion
@@ -95,6 +105,7 @@ class Replica:
         self._failed_probes += 1
         if self._failed_probes >= PROBES_TO_LEAVE:
             self._trouble = health.reason
+            self._give_up()
         return health
 
     async def served_models(self) -> frozenset[str]:
@@ -125,6 +136,13 @@ class Replica:
         self.begun_at_s = time.monotonic()
         if model in self.ready:
             self._used[model] = self.begun_at_s
+
+    def _give_up(self) -> None:
+        """End the waits of whole answers: a frozen server closes no connection. A stream's first token has its time."""
+        if self.may_give_up():
+            now_s = asyncio.get_running_loop().time()
+            for wait in self._waits:
+                wait.reschedule(now_s)
 
     def _answered(self) -> None:
         self._failed_probes = 0

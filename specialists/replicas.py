@@ -164,7 +164,11 @@ class ReplicatedBackend:
     def _made(self, listed: ReplicaEntry) -> Replica:
         # A failed call moves on to another server rather than to the same one again.
         alone = replace(self._entry, url=listed.url, urls=(), max_retries=0)
-        return Replica(parse_origin(listed.url).place, self._make(alone), draining=listed.drain)
+        replica = Replica(parse_origin(listed.url).place, self._make(alone), draining=listed.drain)
+        replica.may_give_up = lambda: any(
+            one is not replica and not one.draining and one.health().ok for one in self._replicas
+        )
+        return replica
 
     async def _all_that_answer(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         """Return the results of those that succeed; raise the last error when none does."""

@@ -126,6 +126,24 @@ async def test_a_replica_killed_under_load_costs_no_call_and_is_used_again_when_
 
 
 @pytest.mark.slow
+async def test_a_replica_that_froze_gives_its_calls_back(tmp_path, three):
+    """Its connections stay open and say nothing, as after a power cut."""
+    with gateway(tmp_path, three) as process:
+        async with session_of(process) as session:
+            await until_shown(session, lambda shown: shown["status"] == "ready")
+            routing = {"latency_budget_ms": 20_000}
+            under_load = asyncio.create_task(load(session, 2.0, 60, routing=routing))
+            await asyncio.sleep(1.0)
+            three[0].freeze()
+            results = await under_load
+            assert Counter(status for status, _ in results) == {200: len(results)}
+            shown = await ready(session)
+            assert not shown["replicas"]["many"][three[0].name]["ok"]
+            three[0].thaw()
+            await until_shown(session, lambda shown: shown["status"] == "ready")
+
+
+@pytest.mark.slow
 async def test_streams_that_had_begun_end_in_an_error_and_all_others_are_whole(tmp_path, three):
     with gateway(tmp_path, three) as process:
         async with session_of(process) as session:

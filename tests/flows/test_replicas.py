@@ -214,6 +214,35 @@ async def test_two_failed_probes_take_a_frozen_replica_out_and_one_good_one_brin
         assert await texts(backend, 4) == {"x": 2, "y": 2}
 
 
+async def test_calls_that_wait_for_a_frozen_replica_go_on_elsewhere_once_its_probes_fail(monkeypatch):
+    monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
+    async with replicas("xy") as (backend, (x, y)):
+        x.gate.clear()
+        y.gate.clear()
+        waiting = [asyncio.create_task(backend.complete(ASK, 20_000)) for _ in range(6)]
+        await until(lambda: len(x.calls) == 3 and len(y.calls) == 3)
+        frozen = backend.replicas[0]
+        y.gate.set()
+        for _ in range(2):
+            await frozen.probe()
+        assert [one.text for one in await asyncio.gather(*waiting)] == ["y"] * 6
+        assert frozen.outstanding == 0 and frozen.failovers == 3
+        x.gate.set()
+
+
+async def test_where_nobody_else_is_well_calls_wait_for_a_frozen_replica(monkeypatch):
+    monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
+    async with replicas("x") as (backend, (x,)):
+        x.gate.clear()
+        waiting = asyncio.create_task(backend.complete(ASK, 20_000))
+        await until(lambda: x.calls)
+        for _ in range(2):
+            await backend.replicas[0].probe()
+        assert not backend.health().ok
+        x.gate.set()
+        assert (await waiting).text == "x" and backend.health().ok
+
+
 async def test_a_draining_replica_gets_no_new_calls_and_those_under_way_end():
     async with replicas("xy") as (backend, (x, y)):
         x.gate.clear()
