@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from typing import Final
 
 from registry.entries import BackendEntry
 from registry.errors import BackendTimeoutError, BackendUnavailableError
@@ -22,6 +23,10 @@ from .replica import Replica
 from .replicas import ReplicatedBackend
 from .server_adapters import Canary, Loading
 from .servers import servers_of
+
+PATIENCE: Final = 2.0
+"""A call waits for so many times what a load is expected to take; then somebody else may still have time to answer."""
+LEAST_PATIENCE_MS: Final = 1_000.0
 
 
 class PlacedBackend:
@@ -75,7 +80,7 @@ class PlacedBackend:
         """How long a call for an adapter would wait for it: 0 when it is ready. None: it is not to be had now."""
         if self.adapters.ready(name):
             return 0.0
-        return self.adapters.loading.load_ms if self.adapters.may_load(name) else None
+        return self.adapters.loading.expected_ms(name, self._clock()) if self.adapters.may_load(name) else None
 
     def why_not(self, name: str) -> str:
         """Why an adapter is not to be had now."""
@@ -139,11 +144,12 @@ class PlacedBackend:
         if not self.placement.has_place(model):
             raise BackendUnavailableError(f"backend {name!r}: {model}: {self.why_not(model)}", backend=name)
         began_s = time.monotonic()
+        patience_ms = min(budget_ms, max(LEAST_PATIENCE_MS, PATIENCE * (self.load_ms(model) or 0.0)))
         try:
-            async with asyncio.timeout(budget_ms / 1e3):
+            async with asyncio.timeout(patience_ms / 1e3):
                 there = await self.adapters.wait_for(model)
         except TimeoutError:
-            said = f"backend {name!r}: {model} was not loaded within {budget_ms:.0f} ms"
+            said = f"backend {name!r}: {model} was not loaded within {patience_ms:.0f} ms"
             raise BackendTimeoutError(said, backend=name, phase="total") from None
         if not there:
             raise BackendUnavailableError(f"backend {name!r}: {model}: {self.why_not(model)}", backend=name)

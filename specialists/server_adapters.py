@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from registry.errors import BackendError, JourneymanError
 
@@ -50,6 +50,12 @@ class Loading(Struct):
     failed: int = 0
     load_ms: float = PRIOR_LOAD_MS
     """How long a cold load takes, the latest counting most."""
+    began_s: dict[str, float] = field(default_factory=dict)
+    """Loads under way, by when they began."""
+
+    def expected_ms(self, name: str, now_s: float) -> float:
+        """How long a call would wait for an adapter; one that has taken longer than most is expected to take long."""
+        return max(self.load_ms, (now_s - self.began_s.get(name, now_s)) * 1e3)
 
 
 class _Trouble(Struct):
@@ -163,6 +169,7 @@ class ServerAdapters:
         if path is None:
             return
         began_s, was_there = self._clock(), name in self._served
+        self._loading.began_s.setdefault(name, began_s)
         try:
             self._loaded.add(name)  # also when it fails half-way: the server may hold it
             await self.server.load_adapter(name, path)
@@ -174,6 +181,8 @@ class ServerAdapters:
             self._trouble.pop(name, None)
             self._ready.add(name)
             self._count((self._clock() - began_s) * 1e3, was_cold=not was_there)
+        finally:
+            self._loading.began_s.pop(name, None)
         self._note_unwanted()
         self._loading.on_change()
 

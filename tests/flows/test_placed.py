@@ -106,6 +106,18 @@ async def test_a_load_that_takes_longer_than_the_call_has_is_finished_for_the_ne
         assert (await backend.complete(ask(A), 1000)).text == "x"
 
 
+async def test_a_load_that_takes_far_longer_than_expected_leaves_time_for_somebody_else():
+    async with placed(1, (A,)) as (backend, x, _):
+        x.load_s = 1.6
+        backend.adapters.loading.load_ms = 100.0
+        began = time.monotonic()
+        with pytest.raises(BackendTimeoutError, match="not loaded within 1000 ms"):
+            await backend.complete(ask(A), 20_000)
+        assert time.monotonic() - began < 1.5
+        assert backend.load_ms(A) > 900.0  # so long it has lasted already
+        await until(lambda: backend.load_ms(A) == 0.0)
+
+
 async def test_one_without_a_place_is_not_waited_for_and_the_reason_is_told():
     async with placed(1, (A, B)) as (backend, x, _):
         await backend.adapters.sync()
