@@ -117,6 +117,7 @@ def train(
         canary=canary,
         base_digest=base.digest,
         device=str(model.device),
+        precision=str(dtype_of(config)).removeprefix("torch."),
         peak_memory_bytes=_peak_memory_bytes(),
     )
 

@@ -80,8 +80,8 @@ class TrainingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     quantization: Quantization = "none"
     """`4bit`: QLoRA (Dettmers et al., arXiv:2305.14314); needs CUDA and bitsandbytes."""
     precision: Precision = "auto"
-    """Of the matrix products; the learnt weights stay 32-bit, but bfloat16 under `4bit`. `auto` is bfloat16 on a GPU
-    that computes it by itself, float32 elsewhere. `bfloat16` pays on a CPU with avx512_bf16 or amx_bf16 alone."""
+    """Of the matrix products; the learnt weights stay 32-bit, but bfloat16 under `4bit`. `auto` is bfloat16 where the
+    GPU, or the CPU (avx512_bf16, amx), multiplies it by itself, and float32 elsewhere."""
     seed: int = 17
     threads: int | None = None
     """Compute threads on a CPU; torch's choice when absent."""

@@ -20,8 +20,16 @@ def dtype_of(config: TrainingConfig) -> torch.dtype:
     """In what the matrix products of a training are computed on this machine."""
     if config.precision != "auto":
         return torch.float32 if config.precision == "float32" else torch.bfloat16
-    native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if _is_bfloat16_native() else torch.float32
+
+
+def _is_bfloat16_native() -> bool:
+    """Whether this machine multiplies bfloat16 by itself; emulated, it is slower than 32-bit floats."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu: Any = torch.cpu  # the names of these two questions are private
+    asked = [getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(question is not None and question() for question in asked)
 
 
 def four_bits(cuda: bool, dtype: torch.dtype) -> Any:

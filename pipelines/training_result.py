@@ -55,6 +55,8 @@ class Trained(Struct, frozen=True, kw_only=True):
     canary: CanaryEntry | None
     base_digest: str
     device: str
+    precision: str
+    """Of the matrix products: float32 or bfloat16."""
     peak_memory_bytes: int
 
 
