@@ -51,7 +51,7 @@ class OpenAIBackend:
 
     @property
     def pool(self) -> HttpPool:
-        """Its connections."""
+        """The connections of its calls."""
         return self._caller.pool
 
     async def complete(self, call: Call, budget_ms: float) -> Completion:
@@ -124,6 +124,7 @@ class OpenAIBackend:
     async def close(self) -> None:
         """Release connections."""
         self.pool.close()
+        self._caller.aside.close()
 
     async def _complete(self, call: Call, clock: CallClock) -> Completion:
         caller = self._caller
@@ -154,12 +155,13 @@ class OpenAIBackend:
         await self._ask_aside(request, self._slow_clock())
 
     async def _ask_aside(self, request: Request, clock: CallClock) -> bytes:
-        """Ask outside the breaker: a probe or an adapter says nothing about answering calls."""
-        connection = await self._caller.try_once(request, clock)
+        """Ask outside the breaker and the calls' connections: a probe or an adapter says nothing about answering."""
+        aside = self._caller.aside
+        connection = await self._caller.try_once(request, clock, aside)
         try:
             return await self._caller.read_body(connection, clock)
         finally:
-            self.pool.release(connection)
+            aside.release(connection)
 
     def _slow_clock(self) -> CallClock:
         connect_ms = self.entry.deadlines.connect_ms

@@ -33,6 +33,10 @@ from .openai_errors import Upstream, clean, never_again, status_error
 from .retries import RetryBudget, backoff_s, worth_retrying
 
 
+ASIDE_CONNECTIONS = 4
+"""For probes and adapters, beside those of calls: a server whose connections are all busy is not a dead one."""
+
+
 class Access(Struct, frozen=True):
     """Where a backend is and how to get in. With `fault` set it cannot be asked at all."""
 
@@ -57,6 +61,7 @@ class Caller:
         self.upstream = Upstream(entry, access.api_key)
         headers = {"authorization": f"Bearer {access.api_key}"} if access.api_key else {}
         self.pool = HttpPool(parse_origin(access.url), entry.max_connections, headers)
+        self.aside = HttpPool(parse_origin(access.url), ASIDE_CONNECTIONS, headers)
         self._fault = access.fault
         self._breaker = Breaker(entry.breaker_failures, entry.breaker_open_ms)
         self._retries = RetryBudget()
@@ -82,7 +87,7 @@ class Caller:
         while True:
             self._admit()
             try:
-                return await self.try_once(request, clock)
+                return await self.try_once(request, clock, self.pool)
             except BackendError as error:
                 self._judge(error, clock)
                 tried += 1
@@ -94,13 +99,13 @@ class Caller:
                 raise
             await asyncio.sleep(wait_s)
 
-    async def try_once(self, request: Request, clock: CallClock) -> Connection:
-        """One try, outside the breaker and the retry budget."""
+    async def try_once(self, request: Request, clock: CallClock, pool: HttpPool) -> Connection:
+        """One try over one of the pools, outside the breaker and the retry budget."""
         if self._fault:
             raise never_again(
                 BackendUnavailableError(f"backend {self.entry.name!r}: {self._fault}", backend=self.entry.name)
             )
-        connection = await self._connect(clock)
+        connection = await self._connect(clock, pool)
         try:
             connection.send(request.head, request.body)
             due = clock.first_token(connection.sent_at) if request.streams else clock.total()
@@ -109,13 +114,13 @@ class Caller:
                 return connection
             raise status_error(self.upstream, status, connection.headers, await _error_body(connection, due))
         except TimeoutError:
-            self.pool.release(connection)
+            pool.release(connection)
             raise self._timeout(due.phase, clock) from None
         except OSError as error:
-            self.pool.release(connection)
+            pool.release(connection)
             raise self._lost(error) from None
         except BaseException:
-            self.pool.release(connection)
+            pool.release(connection)
             raise
 
     @contextmanager
@@ -153,11 +158,11 @@ class Caller:
             name = self.entry.name
             raise StreamCutError(f"backend {name!r} cut its answer short: {error}", backend=name) from None
 
-    async def _connect(self, clock: CallClock) -> Connection:
+    async def _connect(self, clock: CallClock, pool: HttpPool) -> Connection:
         due = clock.connect(now_s())
         name = self.entry.name
         try:
-            return await self.pool.acquire(due.at_s)
+            return await pool.acquire(due.at_s)
         except PoolFullError as error:
             raise never_again(
                 BackendOverloadedError(f"backend {name!r}: {error}; raise its max_connections", backend=name)
@@ -165,7 +170,7 @@ class Caller:
         except TimeoutError:
             raise self._timeout(due.phase, clock) from None
         except OSError as error:
-            where = self.pool.origin.authority
+            where = pool.origin.authority
             raise BackendUnavailableError(
                 f"backend {name!r} cannot be reached at {where}: {clean(str(error))}", backend=name
             ) from None
