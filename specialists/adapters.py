@@ -55,12 +55,12 @@ class AdapterSet:
         return self._wanted
 
     def ready(self, name: str) -> bool:
-        """Whether a wanted adapter has answered, on a server that takes calls, since it was loaded there."""
-        return any(one.ready(name) and _takes_calls(one.server) for one in self._servers.values())
+        """Whether a wanted adapter has answered, on a server that can be asked, since it was loaded there."""
+        return any(one.ready(name) and _can_be_asked(one.server) for one in self._servers.values())
 
     def may_load(self, name: str) -> bool:
         """Whether a wanted adapter that is not ready can be expected to be soon, on one server at least."""
-        return any(one.may_load(name) and _takes_calls(one.server) for one in self._servers.values())
+        return any(one.may_load(name) and _can_be_asked(one.server) for one in self._servers.values())
 
     async def wait_for(self, name: str) -> bool:
         """Load an adapter now, and return whether it is ready once that has ended. A caller may give up waiting."""
@@ -102,7 +102,8 @@ class AdapterSet:
 
     async def _sync_now(self, name: str) -> None:
         try:
-            self._unsaid += await self.sync_server(name)
+            problems = await self.sync_server(name)
+            self._unsaid += problems  # not in one line: that would add to the list as it was before the wait
         finally:
             self._hastened.pop(name, None)
             self._changed()
@@ -115,3 +116,8 @@ class AdapterSet:
 
 def _takes_calls(server: Backend) -> bool:
     return not (isinstance(server, Replica) and server.draining)
+
+
+def _can_be_asked(server: Backend) -> bool:
+    """A replica that died may not know yet that its adapters are gone; of a single server its backend's health tells."""
+    return _takes_calls(server) and not (isinstance(server, Replica) and not server.health().ok)

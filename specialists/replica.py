@@ -142,7 +142,8 @@ class Replica:
         if self.may_give_up():
             now_s = asyncio.get_running_loop().time()
             for wait in self._waits:
-                wait.reschedule(now_s)
+                if not wait.expired():
+                    wait.reschedule(now_s)
 
     def _answered(self) -> None:
         self._failed_probes = 0

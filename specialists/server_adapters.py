@@ -193,6 +193,8 @@ class ServerAdapters:
             loading.load_ms += (_LATEST_SHARE if loading.loaded > 1 else 1.0) * (took_ms - loading.load_ms)
 
     async def _unload(self, name: str, problems: list[str]) -> None:
+        if name in self._wanted:  # again, since the one before it was unloaded
+            return
         self._ready.discard(name)
         try:
             await self.server.unload_adapter(name)

@@ -169,6 +169,18 @@ async def test_an_adapter_that_cannot_be_loaded_keeps_nobody_waiting():
         assert any("unload one first" in problem for problem in await backend.adapters.sync())
 
 
+async def test_what_goes_wrong_while_callers_wait_is_told_once():
+    async with placed(2, (A, B), servers=2) as (backend, x, y):
+        x.load_s = y.load_s = 0.3
+        backend.compete({A: "/a", B: "/not/on/x"}, {A: 1.0, B: 1.0})
+        adapters = backend.adapters
+        for _ in range(8):
+            adapters._hasten()
+            await until(lambda: not adapters._hastened)
+        told = await adapters.sync()
+        assert len(told) == len(set(told)) == 1 and "no such folder" in told[0]
+
+
 async def test_replicas_hold_the_same_adapters_each_within_the_limit():
     async with placed(2, servers=2) as (backend, x, y):
         await backend.adapters.sync()

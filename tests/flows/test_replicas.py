@@ -230,6 +230,25 @@ async def test_calls_that_wait_for_a_frozen_replica_go_on_elsewhere_once_its_pro
         x.gate.set()
 
 
+async def test_a_replica_whose_connections_are_all_busy_is_not_dead_and_keeps_its_adapters():
+    deadlines = Deadlines(connect_ms=100)
+    async with replicas("xy", max_connections=1, deadlines=deadlines) as (backend, (x, y)):
+        adapters = AdapterSet(backend)
+        adapters.want({A: "/a"})
+        assert await adapters.sync() == []
+        x.lists_always = y.lists_always = True
+        x.gate.clear(), y.gate.clear()
+        waiting = [asyncio.create_task(backend.complete(ASK, 20_000)) for _ in range(2)]
+        await until(lambda: [one.outstanding for one in backend.replicas] == [1, 1])
+        for _ in range(2):
+            assert [(await one.probe()).ok for one in backend.replicas] == [True, True]
+        for held in adapters.servers().values():
+            held._checked_at_s = 0.0
+        assert await adapters.sync() == [] and adapters.ready(A)
+        x.gate.set(), y.gate.set()
+        assert {one.text for one in await asyncio.gather(*waiting)} == {"x", "y"}
+
+
 async def test_where_nobody_else_is_well_calls_wait_for_a_frozen_replica(monkeypatch):
     monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
     async with replicas("x") as (backend, (x,)):
@@ -291,6 +310,19 @@ async def test_an_adapter_is_ready_once_one_replica_has_it_and_only_those_that_h
         with pytest.raises(BackendUnavailableError):
             await backend.complete(Call(A, ASK.messages), 1000)
         assert A not in x.calls
+
+
+async def test_an_adapter_is_not_ready_where_its_only_replica_was_found_dead(monkeypatch):
+    monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
+    async with replicas("xy") as (backend, (_, y)):
+        adapters = AdapterSet(backend)
+        adapters.want({A: "/not/on/x", B: "/b"})
+        await adapters.sync()
+        y.gate.clear()
+        for _ in range(2):
+            await backend.replicas[1].probe()
+        assert backend.health().ok and adapters.ready_names() == [B]
+        y.gate.set()
 
 
 async def test_an_adapter_that_fails_its_canary_on_one_replica_is_asked_of_the_other():
