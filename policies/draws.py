@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 _SIZE: Final = 1 << 16
 _SEED: Final = 20_261_121
 _TABLE: Final = np.random.Generator(np.random.Philox(_SEED)).standard_normal(_SIZE)
+_TABLE.flags.writeable = False  # what is drawn is a view of it
 
 
 class Source(Protocol):

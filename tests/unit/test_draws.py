@@ -16,6 +16,11 @@ def test_a_call_draws_the_same_again_and_another_call_something_else():
     assert one.random() == again.random() != other.random()
 
 
+def test_what_one_call_draws_cannot_be_changed_by_another():
+    with pytest.raises(ValueError, match="read-only"):
+        CALLS[0].standard_normal((4, 2)).__imul__(2.0)
+
+
 def test_draws_are_standard_normal_in_every_place():
     assert np.abs(NORMALS.mean(axis=0)).max() < 0.08
     assert np.abs(NORMALS.std(axis=0) - 1.0).max() < 0.06
