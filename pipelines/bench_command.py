@@ -36,7 +36,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--teacher-p50-ms", default=600.0, show_default=True, help="Its median time to the first token.")
 @click.option("--teacher-p95-ms", default=1_500.0, show_default=True, help="The 95th percentile.")
-@click.option("--rate", "rate_per_s", default=4.0, show_default=True, help="Of calls that specialists may answer.")
+@click.option(
+    "--rate", "rate_per_s", default=4.0, show_default=True, type=click.FloatRange(0.1, 10_000),
+    help="Of calls that specialists may answer, a second.",
+)  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="balanced", show_default=True)
 @click.option("--max-examples", type=click.IntRange(100), help="Most examples that one training looks at.")
 @click.option("--threads", type=click.IntRange(1), help="Of training and evaluation.")
@@ -64,7 +67,7 @@ def bench(data: str, families: str, state: Path | None, promotion: Path | None, 
     options = BenchOptions(
         workload=workload,
         data=data,
-        families=tuple(name.strip() for name in families.split(",") if name.strip()),
+        families=tuple(dict.fromkeys(name.strip() for name in families.split(",") if name.strip())),
         state=_new_folder(state),
         promotion=read_policy(promotion or QUICK_PROMOTION),
         **given,

@@ -30,7 +30,7 @@ from pipelines.traffic_report import TrafficReport
 from pipelines.workload import Workload
 from pipelines.workload_rows import Row
 from policies.promotion import PromotionPolicy
-from registry.errors import EnvironmentFaultError, WorkloadError
+from registry.errors import BadInputError, EnvironmentFaultError, WorkloadError
 from registry.loading import load_catalog
 from registry.managed import MadeSpecialists
 from registry.registrar import Registrar
@@ -89,8 +89,9 @@ def run_bench(options: BenchOptions, say: Say) -> BenchResult:
     """Run all phases in a state folder of its own.
 
     Raises:
-        WorkloadError: a family without rows to learn from or to judge by.
-        BadInputError: the state folder holds a record already.
+        BadInputError: no family.
+        WorkloadError: no such family, or one without rows to learn from or to judge by.
+        StorageError: the state folder cannot be made.
         EnvironmentFaultError: a process does not come up, or packages are missing.
     """
     with ExitStack() as children:
@@ -100,15 +101,19 @@ def run_bench(options: BenchOptions, say: Say) -> BenchResult:
 def chosen_rows(workload: Workload, options: BenchOptions) -> dict[str, Rows]:
     """Return each family's rows: those to learn from, for the canary and to judge by.
 
-    Raises WorkloadError for a family that has none to learn from or none to judge by.
+    Raises BadInputError without a family, WorkloadError for one that is not there, that cannot be read, or that has
+    none to learn from or none to judge by.
     """
+    if not options.families:
+        raise BadInputError(f"Name a family to measure: {', '.join(workload.families)}.", param="families")
     return {family: _rows_of(workload, family, options) for family in options.families}
 
 
 def _rows_of(workload: Workload, family: str, options: BenchOptions) -> Rows:
     plan = TrafficPlan(workload, "", families=(family,), seed=options.seed)
-    taught = _shuffled(plan, ("train",))[: options.calls]
-    judge = _shuffled(plan, JUDGED_SPLITS)[: options.judged_calls]
+    found = {row.split for row in workload.rows((family,))}
+    taught = _shuffled(plan, ("train",), found)[: options.calls]
+    judge = _shuffled(plan, JUDGED_SPLITS, found)[: options.judged_calls]
     if not taught or not judge:
         raise WorkloadError(
             f"{family}: {len(taught)} rows of split train and {len(judge)} of dev or hold; the loop learns from the "
@@ -118,11 +123,8 @@ def _rows_of(workload: Workload, family: str, options: BenchOptions) -> Rows:
     return Rows(taught[kept:], taught[:kept], judge)
 
 
-def _shuffled(plan: TrafficPlan, splits: tuple[str, ...]) -> tuple[Row, ...]:
-    try:
-        return tuple(pick_rows(msgspec.structs.replace(plan, splits=splits)))
-    except WorkloadError:
-        return ()
+def _shuffled(plan: TrafficPlan, splits: tuple[str, ...], found: set[str]) -> tuple[Row, ...]:
+    return tuple(pick_rows(msgspec.structs.replace(plan, splits=splits))) if found & set(splits) else ()
 
 
 class _Bench:
@@ -132,8 +134,8 @@ class _Bench:
         self._options = options
         self._say = say
         self._children = children
+        self._rows = chosen_rows(options.workload, options)  # first: a folder that is not empty would be refused later
         self._paths = StatePaths(options.state).create()
-        self._rows = chosen_rows(options.workload, options)
         self._url = ""
         self._began_ms = 0
         self._family_of_call: dict[str, str] = {}

@@ -1,14 +1,15 @@
 """The figures of a turn of the loop, out of graded calls."""
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from pipelines.bench_figures import Promotion, as_table, figures
-from pipelines.flywheel_bench import BenchOptions, chosen_rows
+from pipelines.flywheel_bench import BenchOptions, chosen_rows, run_bench
 from pipelines.traffic_report import CallResult
 from pipelines.workload import Workload
 from policies.promotion import PromotionPolicy
-from registry.errors import WorkloadError
+from registry.errors import BadInputError, WorkloadError
 
 
 def call(number, family="cards", *, by="large", right=True, error="", escalated=False, cost=0.001, saved=0.0):
@@ -86,3 +87,23 @@ def test_a_family_with_nothing_to_judge_by_is_named(tmp_path):
     own = Workload.own(7, 2)
     with pytest.raises(WorkloadError, match="desk_triage: 2 rows of split train and 0 of dev or hold"):
         chosen_rows(own, options(own, tmp_path))
+
+
+def test_what_is_not_in_the_workload_is_told_before_anything_is_written(tmp_path):
+    own = Workload.own(7, 20)
+    for families, error, told in (
+        (("desk_triag",), WorkloadError, "no family 'desk_triag'.*desk_triage"),
+        ((), BadInputError, "Name a family to measure: .*desk_triage"),
+    ):
+        wanted = structs.replace(options(own, tmp_path), state=tmp_path / "state", families=families)
+        with pytest.raises(error, match=told):
+            run_bench(wanted, print)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_file_with_a_bad_row_is_told_and_not_taken_for_an_empty_one(tmp_path):
+    (tmp_path / "apps.json").write_text('{"cards": {"system": "s", "grader": "exact"}}')
+    (tmp_path / "cards.jsonl").write_text('{"id": "1", "split": "train"}\n')
+    workload = Workload.load(tmp_path)
+    with pytest.raises(WorkloadError, match=r"cards\.jsonl:1"):
+        chosen_rows(workload, structs.replace(options(workload, tmp_path), families=("cards",)))
