@@ -94,7 +94,9 @@ class Loop:
     def _turn_arguments(self) -> list[str]:
         plan = self._plan
         where = ["--state", str(plan.state), "--registry", str(plan.registry)]
-        return [*where, "--promotion", str(QUICK_PROMOTION), "--max-tasks", str(plan.tasks), "--json"]
+        # The rows that are compared are on record as well; of these files only rows to learn from may be learnt.
+        unseen = [word for path in sorted(plan.workload.glob("*.jsonl")) for word in ("--exclude", str(path))]
+        return [*where, *unseen, "--promotion", str(QUICK_PROMOTION), "--max-tasks", str(plan.tasks), "--json"]
 
     def _show_turn(self, turn: Mapping[str, Any]) -> None:
         table = Table("specialist", "task", "right", "believed", "trained", "", box=SIMPLE_HEAD, header_style="dim")

@@ -38,6 +38,8 @@ class TurnOptions(Struct, frozen=True, kw_only=True):
     """The run to go on with; None begins one."""
     proposals: Path | None = None
     """A proposals.yaml; the shipped one when None."""
+    exclude: tuple[Path, ...] = ()
+    """Files of evaluation inputs that nothing is learnt from."""
     promotion: PromotionPolicy = msgspec.field(default_factory=PromotionPolicy)
     preset: str = "balanced"
     max_examples: int | None = None
@@ -109,7 +111,7 @@ def _find(
     from pipelines.cluster import ClusterOptions  # noqa: PLC0415  numpy, scikit-learn and hdbscan, when they are needed
     from pipelines.cluster_step import run_cluster  # noqa: PLC0415
 
-    curated = curate(state, run, CurateOptions())
+    curated = curate(state, run, CurateOptions(exclude=options.exclude))
     run_cluster(run, state, ClusterOptions(min_cluster_calls=options.min_cluster_calls))
     step = run_propose(run, catalog, load_proposal_policy(options.proposals))
     file = read_proposals(step.folder / PROPOSALS)

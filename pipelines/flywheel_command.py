@@ -44,6 +44,7 @@ def flywheel() -> None:
 @click.option("--run", "run_id", help="Go on with this run.  [default: a new one]")
 @click.option("--proposals", type=_FILE, help="Thresholds for proposing.  [default: the shipped proposals.yaml]")
 @click.option("--promotion", type=_FILE, help="Gates for promoting.  [default: the shipped promotion.yaml]")
+@click.option("--exclude", multiple=True, type=_FILE, help="A file of evaluation inputs that no call may repeat.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="balanced", show_default=True)
 @click.option("--max-examples", type=click.IntRange(100), help="Most examples that one training looks at.")
 @click.option("--max-tasks", type=click.IntRange(1), default=8, show_default=True, help="Most specialists a turn.")
@@ -62,6 +63,7 @@ def run(state: Path, registry: Path, every: str | None, as_json: bool, **given: 
     options = TurnOptions(
         run_id=given["run_id"],
         proposals=given["proposals"],
+        exclude=given["exclude"],
         promotion=read_policy(given["promotion"]),
         preset=given["preset"],
         max_examples=given["max_examples"],
