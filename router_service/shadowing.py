@@ -91,7 +91,11 @@ class Mirror:
             return False
         if candidate.template_signature is not None and candidate.template_signature != features.signature:
             return False
-        return self._parts.roster.adapter_sets()[contender.backend].ready(contender.name)
+        return self._is_ready(contender)
+
+    def _is_ready(self, contender: Contender) -> bool:
+        adapters = self._parts.roster.adapter_sets().get(contender.backend)
+        return adapters is not None and adapters.ready(contender.name)
 
     async def run(self) -> None:
         """Answer mirrored calls, a few at once, until cancelled."""
@@ -110,7 +114,8 @@ class Mirror:
     async def _answer(self, mirrored: _Mirrored) -> None:
         job, contender, parts = mirrored.job, mirrored.contender, self._parts
         backend = parts.roster.backends().get(contender.backend)
-        if backend is None:
+        if backend is None or not self._is_ready(contender):  # gone, or its place was given away while this waited
+            parts.metrics.add("journeyman_shadow_total", contender.name, "shed")
             return
         started_s = time.monotonic()
         completion: Completion | None = None

@@ -62,6 +62,10 @@ class AdapterSet:
         """Whether a wanted adapter that is not ready can be expected to be soon, on one server at least."""
         return any(one.may_load(name) and _can_be_asked(one.server) for one in self._servers.values())
 
+    def failures(self, name: str) -> int:
+        """How often in a row an adapter could not be loaded wherever that was tried; 0 where one server may have it."""
+        return min((one.failures(name) for one in self._servers.values() if _can_be_asked(one.server)), default=0)
+
     async def wait_for(self, name: str) -> bool:
         """Load an adapter now, and return whether it is ready once that has ended. A caller may give up waiting."""
         while not self.ready(name) and self.may_load(name):
@@ -119,5 +123,5 @@ def _takes_calls(server: Backend) -> bool:
 
 
 def _can_be_asked(server: Backend) -> bool:
-    """A replica that died may not know yet that its adapters are gone; of a single server its backend's health tells."""
+    """A replica that died may not know yet that its adapters are gone; a single server's backend tells by itself."""
     return _takes_calls(server) and not (isinstance(server, Replica) and not server.health().ok)

@@ -27,6 +27,8 @@ from .servers import servers_of
 PATIENCE: Final = 2.0
 """A call waits for so many times what a load is expected to take; then somebody else may still have time to answer."""
 LEAST_PATIENCE_MS: Final = 1_000.0
+FAILURES_TO_LEAVE: Final = 3
+"""Loads that failed in a row on every server, after which an adapter gives its place to another."""
 
 
 class PlacedBackend:
@@ -73,7 +75,12 @@ class PlacedBackend:
         """Count a call that these adapters could have answered, and load what that makes worth it."""
         now_s = self._clock()
         self.placement.asked(names, now_s)
-        if not self.placement.all_fit and self.placement.settle(now_s, names):
+        if self.placement.all_fit:
+            return
+        hopeless = [name for name in names if self._is_hopeless(name)]
+        for name in hopeless:
+            self.placement.bar(name, now_s)
+        if self.placement.settle(now_s, None if hopeless else names) or hopeless:
             self._load()
 
     def load_ms(self, name: str) -> float | None:
@@ -84,7 +91,7 @@ class PlacedBackend:
 
     def why_not(self, name: str) -> str:
         """Why an adapter is not to be had now."""
-        if self.placement.has_place(name):
+        if self.placement.has_place(name) or self.placement.is_barred(name, self._clock()):
             return "its adapter cannot be loaded at present"
         return f"its adapter is not loaded: there is room for {self.placement.limit}, and others are asked for more"
 
@@ -130,6 +137,9 @@ class PlacedBackend:
         """End loads and release connections."""
         self.adapters.close()
         await self.inner.close()
+
+    def _is_hopeless(self, name: str) -> bool:
+        return self.placement.has_place(name) and self.adapters.failures(name) >= FAILURES_TO_LEAVE
 
     def _load(self) -> None:
         """Have those loaded that were given a place, the most asked for first."""

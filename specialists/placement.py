@@ -22,6 +22,8 @@ MIN_STAY_S: Final = 30.0
 """Nobody leaves sooner: so there are at most so many loads as places, and as many again every `MIN_STAY_S`."""
 IDLE_S: Final = 60.0
 """What nobody asked for in this time makes room for what is asked for, however much it once was."""
+BARRED_S: Final = 300.0
+"""How long what could not be loaded takes nobody's place."""
 _LARGE: Final = 1e100
 
 
@@ -32,6 +34,7 @@ class _Adapter(Struct):
     asked_at_s: float = float("-inf")
     since_s: float | None = None
     """When it was given its place; None: it has none."""
+    barred_until_s: float = float("-inf")
 
 
 class Placement:
@@ -80,6 +83,17 @@ class Placement:
         adapter = self._adapters.get(name)
         return adapter is not None and adapter.since_s is not None
 
+    def bar(self, name: str, now_s: float) -> None:
+        """Take the place from one that cannot be loaded: who was loaded in it was of more use."""
+        adapter = self._adapters.get(name)
+        if adapter is not None:
+            adapter.since_s, adapter.barred_until_s = None, now_s + BARRED_S
+
+    def is_barred(self, name: str, now_s: float) -> bool:
+        """Whether it could not be loaded a while ago."""
+        adapter = self._adapters.get(name)
+        return adapter is not None and now_s < adapter.barred_until_s
+
     def resident(self) -> frozenset[str]:
         """The adapters that should be loaded; never more than `limit`."""
         return frozenset(name for name in self._adapters if self.has_place(name))
@@ -102,7 +116,7 @@ class Placement:
 
     def _newcomer(self, now_s: float, names: Iterable[str]) -> str | None:
         """The first, by demand, for whom there is a place; whoever had that has lost it then."""
-        without = [name for name in names if self.competes(name) and not self.has_place(name)]
+        without = [name for name in names if self._may_come(name, now_s)]
         if not without:
             return None
         resident = [name for name in self._adapters if self.has_place(name)]
@@ -115,6 +129,9 @@ class Placement:
                 self._adapters[leaver].since_s = None
                 return newcomer
         return None
+
+    def _may_come(self, name: str, now_s: float) -> bool:
+        return self.competes(name) and not self.has_place(name) and not self.is_barred(name, now_s)
 
     def _leaver(self, resident: Iterable[str], newcomer: str, now_s: float) -> str | None:
         """Whose place the newcomer may take, if it is asked for: an idle one's first."""

@@ -106,6 +106,10 @@ class ServerAdapters:
         """Whether a wanted adapter that is not ready can be expected to be soon."""
         return self._is_there and name in self._wanted and name not in self._trouble
 
+    def failures(self, name: str) -> int:
+        """How often in a row a wanted adapter could not be loaded."""
+        return self._trouble[name].failures if name in self._trouble else 0
+
     async def sync(self) -> list[str]:
         """Load what is missing and unload what is no longer wanted. Returns what went wrong this time, a line each.
 

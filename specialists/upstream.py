@@ -32,7 +32,6 @@ from .http_pool import HttpPool, PoolFullError, parse_origin
 from .openai_errors import Upstream, clean, never_again, status_error
 from .retries import RetryBudget, backoff_s, worth_retrying
 
-
 ASIDE_CONNECTIONS = 4
 """For probes and adapters, beside those of calls: a server whose connections are all busy is not a dead one."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from observations.records import ShadowRecord
 from observations.segments import scan_segment
-from router_service.shadowing import is_drawn
+from router_service.shadowing import Mirror, is_drawn
 from tests.e2e.engine_process import make_adapter
 
 SPECIALIST = "sorter@0123456789ab"
@@ -116,6 +116,24 @@ async def test_what_finds_no_room_is_left_out_and_counted(start) -> None:
     text = (await client.get("/metrics")).text
     assert f'journeyman_shadow_total{{outcome="shed",specialist="{SPECIALIST}"}} 27.0' in text
     gate.set()
+
+
+async def test_a_shadow_whose_adapter_left_while_the_call_waited_is_not_blamed(start, tmp_path, monkeypatch) -> None:
+    client = await start()
+    adapters = client.services.roster.adapter_sets()["echo"]
+    offer = Mirror.offer
+
+    def offer_and_leave(mirror, job, served):
+        offer(mirror, job, served)
+        adapters.want({})
+
+    monkeypatch.setattr(Mirror, "offer", offer_and_leave)
+    await client.post("/v1/chat/completions", json=BODY | {"model": "auto"})
+    await asyncio.sleep(0.3)
+    assert f'journeyman_shadow_total{{outcome="shed",specialist="{SPECIALIST}"}} 1.0' in (
+        (await client.get("/metrics")).text
+    )
+    assert shadows(tmp_path) == []
 
 
 def test_the_share_that_is_mirrored_is_the_share_asked_for() -> None:

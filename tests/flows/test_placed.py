@@ -16,7 +16,7 @@ from registry.errors import BackendTimeoutError, BackendUnavailableError
 from specialists.backends import BackendContext, make_backend
 from specialists.calls import Call, Message
 from specialists.placed import PlacedBackend
-from specialists.placement import IDLE_S, MIN_STAY_S
+from specialists.placement import BARRED_S, IDLE_S, MIN_STAY_S
 from tests.flows.model_server import Server, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
@@ -167,6 +167,30 @@ async def test_an_adapter_that_cannot_be_loaded_keeps_nobody_waiting():
         assert time.monotonic() - began < 2.0
         assert backend.load_ms(A) is None and backend.adapters.loading.failed == 1
         assert any("unload one first" in problem for problem in await backend.adapters.sync())
+
+
+async def test_one_that_cannot_be_loaded_gives_its_place_back_and_takes_nobody_s_for_a_while():
+    clock = Clock()
+    async with placed(1, (A,), clock=clock) as (backend, *_):
+        await backend.adapters.sync()
+        backend.compete({A: "/a", B: "/not/on/x"}, {A: 1.0, B: 1.0})
+        clock.now_s = MIN_STAY_S
+        for _ in range(20):
+            backend.asked([B])
+        assert backend.placement.resident() == {B}
+        for _ in range(4):
+            await backend.adapters.sync()
+            clock.now_s += 10.0
+            backend.asked([B])
+        assert backend.placement.resident() == {A} and "cannot be loaded" in backend.why_not(B)
+        await backend.adapters.sync()
+        assert backend.load_ms(A) == 0.0
+        clock.now_s += BARRED_S - 60.0
+        backend.asked([B])
+        assert backend.placement.resident() == {A}
+        clock.now_s += 60.0
+        backend.asked([B])
+        assert backend.placement.resident() == {B}
 
 
 async def test_what_goes_wrong_while_callers_wait_is_told_once():
