@@ -52,9 +52,11 @@ async def ask_each(ask: Ask, template: TemplateEntry, prompts: Sequence[str], ti
 
     async def one(number: int, *, alone: bool) -> Answered:
         async with gate:
+            asked_at_ms = time.time_ns() // 1_000_000
             said = await ask(prompts[number])
+        read = read_answer(template, said.completion)
         latency_ms = said.latency_ms if alone else None
-        answered = structs.replace(said, completion=read_answer(template, said.completion), latency_ms=latency_ms)
+        answered = structs.replace(said, completion=read, latency_ms=latency_ms, asked_at_ms=asked_at_ms)
         told(number, answered)
         return answered
 

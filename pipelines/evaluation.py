@@ -38,6 +38,8 @@ class Answered(Struct, frozen=True):
     """None where several were asked at once: such a time says nothing of one alone."""
     confidence: float | None = None
     """Sum of the token log-probabilities."""
+    asked_at_ms: int = 0
+    """When it was asked; 0 where nobody noted it."""
 
 
 class Share(Struct, frozen=True):

@@ -20,9 +20,10 @@ from pipelines.asking import TIMED_OUT
 from pipelines.evaluation import Answered, judge
 from pipelines.render import Example, Shape, answer_of
 from policies.agreement import agree
+from policies.redaction import Redactor
 from policies.verify import Verifier
 from registry.entries import Prices, TemplateEntry
-from registry.errors import StoreLockedError
+from registry.errors import RedactionError, StoreLockedError
 from specialists.calls import Completion
 from specialists.templates import read_answer
 
@@ -101,22 +102,22 @@ class ReplayRecorder(Struct, frozen=True, kw_only=True):
     asked: Asked
     origins: dict[str, Origin]
     verifier: Verifier = field(default_factory=Verifier)
+    redactor: Redactor = field(default_factory=Redactor)
 
     def record(self, example: Example, answered: Answered) -> ShadowRecord:
         """Return an answer as it is recorded: checked as live, beside what was served, and judged if a person was."""
         origin = self.origins.get(example.call_id, Origin())
         outcome, reason = self._outcome(example, answered)
         usage = answered.completion.usage
-        fields: dict[str, Any] = _text_of(answered.completion) if origin.kept else {"content_mode": "none"}
+        fields = self._content(answered.completion, reason) if origin.kept else {"content_mode": "none"}
         return ShadowRecord(
             id=self.asked.new_id(example.call_id, self.specialist),
-            at_ms=int(time.time() * 1000),
+            at_ms=answered.asked_at_ms,  # not when it answered: a trial's order must say nothing of the answers
             call_id=example.call_id,
             specialist=self.specialist,
             tenant=origin.tenant,
             cluster=self.cluster,
             outcome=outcome,
-            reason=reason,
             agrees=self._agrees(example, answered, outcome),
             confidence=answered.confidence,
             threshold=self.threshold,
@@ -158,8 +159,20 @@ class ReplayRecorder(Struct, frozen=True, kw_only=True):
         judged = judge(example, answered, self.template, self.shapes[example.shape], self.verifier)
         return judged.exact and judged.well_formed
 
+    def _content(self, completion: Completion, reason: str) -> dict[str, Any]:
+        """What was said, redacted as a live shadow's answer; nothing of it where it cannot be.
 
-def _text_of(completion: Completion) -> dict[str, Any]:
-    """The answer; what it was made of was redacted, with surrogates, when the call was curated."""
-    calls = [{"name": call.name, "arguments": call.arguments} for call in completion.tool_calls]
-    return {"answer_text": completion.text, "answer_tool_calls": calls or None}
+        The input was redacted when it was recorded, but a model may say what stands nowhere in it, and a reason quotes.
+        """
+        session = self.redactor.session()
+        text = completion.text
+        try:
+            calls = [
+                {"name": session.redact(call.name).text, "arguments": session.redact_json_text(call.arguments)}
+                for call in completion.tool_calls
+            ]
+            said = session.redact_json_text(text) if text and text[0] in "{[" else session.redact(text or "").text
+            why = session.redact(reason).text
+        except RedactionError:
+            return {}
+        return {"answer_text": None if text is None else said, "answer_tool_calls": calls or None, "reason": why}

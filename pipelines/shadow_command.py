@@ -37,7 +37,7 @@ def shadow(
     """Ask a specialist in shadow the recorded calls that its dataset holds back, and record what it says.
 
     Without SPECIALIST all that are in shadow or canary. No call is asked twice in one stage. `flywheel promote` counts
-    the answers as it counts mirrored calls.
+    a shadow's answers as it counts mirrored calls; a canary it judges by live calls alone.
     """
     paths = StatePaths(state)
     catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog

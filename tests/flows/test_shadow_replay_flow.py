@@ -172,6 +172,15 @@ def test_from_a_hundred_calls_on_that_people_judged_the_others_do_not_say_what_i
     assert look.trial.well_formed.n == 150 and look.trial.broken == 10
 
 
+def test_a_call_that_two_replays_asked_at_once_counts_once(state, made):
+    figures = {"specialist": made, "outcome": "verified", "agrees": True, "reference_verified": True}
+    for later_ms in (0, 60_000):  # loaded one after the other
+        ids = [(f"c{n}:{made}", f"c{n}", 4_000_000_000_000 + n + later_ms) for n in range(20)]
+        record(state, [ShadowRecord(id=i, call_id=call, at_ms=at, **figures) for i, call, at in ids])
+    (look,) = look_at_all(state, PromotionPolicy(), move=False)
+    assert (look.trial.calls, look.trial.accepted_wrong.n) == (20, 20)
+
+
 def test_a_replay_writes_beside_a_running_gateways_loader_and_spool(state, catalog, made, dataset):
     gateway = Spool.open(state.spool)
     command = [sys.executable, "-m", "observations.loader", "--state", str(state.root), "--interval-s", "0.05"]
