@@ -26,12 +26,9 @@ SHADOWS: Final = """
            CASE WHEN said.correction IS NOT NULL THEN shadow.answer_tool_calls END
     FROM slm_shadow AS shadow
     LEFT JOIN slm_feedback_latest AS said ON said.call_id = shadow.call_id AND said.tenant = shadow.tenant
-    WHERE shadow.specialist = ? AND shadow.at_ms >= ?
-    QUALIFY row_number() OVER (PARTITION BY shadow.call_id ORDER BY shadow.at_ms, shadow.id) = 1
-    ORDER BY shadow.at_ms, shadow.id
+    WHERE shadow.specialist = ? AND shadow.at_ms >= ? ORDER BY shadow.at_ms, shadow.id
 """
-"""Values: the specialist, and the time from which on. Of a call that was asked twice, by two replays at once, the first
-answer counts."""
+"""Values: the specialist, and the time from which on."""
 _CALLS: Final = msgspec.json.Decoder(tuple[AnsweredToolCall, ...])
 _NO_ANSWER: Final = ("malformed", "failed", "timed_out")
 
