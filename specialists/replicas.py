@@ -1,7 +1,8 @@
 """Several servers with the same models as one Backend: who gets a call, and where it goes on when a server fails.
 
 A call goes to the replica with the fewest calls under way. Until the first piece of an answer was passed on, a failure
-moves it to another replica at once; each is tried once a round. Knows nothing of how a server is asked.
+moves it to another replica at once; each is tried once a round, within the retry budget where two are overloaded. Knows
+nothing of how a server is asked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from registry.entries import BackendEntry, ReplicaEntry
-from registry.errors import BackendError, BackendRejectedError, BackendTimeoutError, BackendUnavailableError
+from registry.errors import (
+    BackendError,
+    BackendOverloadedError,
+    BackendRejectedError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+)
 
 from .backend import Backend, Health
 from .calls import Call, Completion, Delta
@@ -194,6 +201,7 @@ class _Route:
         self._tried: list[Replica] = []
         self._was_held = False
         self._rounds = 0
+        self._burdens = 0
         backend.retries.on_call()
 
     def next(self) -> Replica:
@@ -221,10 +229,14 @@ class _Route:
             raise error
         if self._loop.time() >= self._ends_at_s:
             raise error
-        if self._backend.choose(self._model, self._tried) is not None:
-            replica.failovers += 1
+        if self._backend.choose(self._model, self._tried) is None:
+            await self._wait_for_another_round(error)
             return
-        await self._wait_for_another_round(error)
+        self._burdens += _is_burden(error)
+        # One replica that has too much to do is its own trouble; where two have, trying all would make it worse.
+        if self._burdens > 1 and _is_burden(error) and not self._backend.retries.take():
+            raise error
+        replica.failovers += 1
 
     async def _wait_for_another_round(self, error: BackendError) -> None:
         """All failed: try all again, as often and after such waits as a single server would be."""
@@ -243,6 +255,11 @@ def _weight(replica: Replica, model: str) -> tuple[bool, int, float]:
     """The least is asked: it is well, it has little to do, and its last call is the longest ago."""
     is_cold = model in replica.ready and not replica.is_warm(model)
     return not replica.health().ok, replica.outstanding + (COLD_CALLS if is_cold else 0), replica.begun_at_s
+
+
+def _is_burden(error: BackendError) -> bool:
+    """Whether a server had too much to do; a full pool of our own is not retryable, and no server's burden."""
+    return error.retryable and isinstance(error, BackendOverloadedError | BackendTimeoutError)
 
 
 def _shows(delta: Delta) -> bool:

@@ -142,6 +142,16 @@ async def test_overload_everywhere_is_told_as_overload():
             await backend.complete(ASK, 5000)
 
 
+async def test_overload_everywhere_is_not_made_worse_by_trying_everybody():
+    async with replicas("uvwxyz", max_retries=0, breaker_failures=1000) as (backend, servers):
+        for server in servers:
+            server.status = 429
+        for _ in range(40):
+            with pytest.raises(BackendOverloadedError):
+                await backend.complete(ASK, 5000)
+        assert sum(len(server.calls) for server in servers) <= 40 * 2 + 3 + 40 // 10
+
+
 async def test_a_stream_that_broke_before_its_first_word_goes_on_elsewhere_whole():
     async with replicas("xy", max_retries=0) as (backend, (x, _)):
         x.pieces = 1  # says who it is, and is gone
