@@ -29,7 +29,8 @@ class Upkeep:
     def __init__(self, roster: Roster, chore: Callable[[], None] = lambda: None) -> None:
         self._roster = roster
         self._chore = chore
-        self._probed: set[Backend] = set()
+        self._seen: dict[Backend, Health] = {}
+        """What the last probe of each server came to."""
         self._work: dict[tuple[str, str, str], asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -57,17 +58,18 @@ class Upkeep:
         A replica's death is found without a call, while a single server's is its breaker's to find.
         """
         present = list(self._servers())
-        self._probed &= {server for _, _, server in present}
+        there = {server for _, _, server in present}
+        self._seen = {server: health for server, health in self._seen.items() if server in there}
         for backend, name, server in present:
-            if server not in self._probed or isinstance(server, Replica) or not server.health().ok:
+            if server not in self._seen or isinstance(server, Replica) or not server.health().ok:
                 self._begin(("probe", backend, name), self._probe(backend, name, server))
 
     async def _probe(self, backend: str, name: str, server: Backend) -> None:
-        before = server.health()
         health = await server.probe()
-        self._probed.add(server)
+        before = self._seen.get(server, Health(True))
+        self._seen[server] = server.health()
         if isinstance(server, Replica):
-            _tell_change(backend, name, before, server.health())
+            _tell_change(backend, name, before, server.health())  # calls may have found it dead before this probe
         elif not health.ok:
             _log.debug("probe failed", backend=backend, reason=health.reason)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 import structlog
@@ -13,15 +14,19 @@ from structlog.testing import capture_logs
 
 from policies.conduct import ConductBook
 from policies.terms import PlannerPolicy
+from registry.entries import BackendEntry
+from registry.errors import BackendUnavailableError
 from registry.loading import parse_catalog
 from router_service import upkeep
 from router_service.beliefs import Beliefs
 from router_service.roster import Roster
 from router_service.upkeep import Upkeep
 from router_service.vectors import TextVectors
+from specialists.backend import Health
 from specialists.backends import BackendContext, make_backend
 from specialists.echo import EchoBackend
 from specialists.embedder import hashing_embedder
+from specialists.replica import Replica
 
 REGISTRY = """
 defaults: {frontier: big}
@@ -107,6 +112,21 @@ async def test_a_server_that_hangs_holds_up_nobody_else(roster):
     async with kept(roster):
         await until(lambda: roster.adapter_sets()["good"].ready_names() == [B])
         assert roster.adapter_sets()["bad"].ready_names() == []
+
+
+async def test_a_replica_that_a_call_found_dead_is_told_gone_and_back(roster):
+    server = EchoBackend(BackendEntry(name="bad", kind="echo"))
+    replica = Replica("10.0.0.8:8000", server)
+    keeper = Upkeep(roster)
+    answers = [Health(True), Health(False, "refused"), Health(False, "refused"), Health(True)]
+    with capture_logs() as logs:
+        for number, health in enumerate(answers):
+            server.probe = AsyncMock(return_value=health)
+            if number == 1:
+                replica.failed(BackendUnavailableError("refused", backend="bad"), "base")
+                await until(lambda: not replica.health().ok)
+            await keeper._probe("bad", replica.name, replica)
+    assert [log["event"] for log in logs] == ["replica is gone", "replica is back"]
 
 
 async def test_a_chore_that_fails_is_done_again(roster):
