@@ -194,8 +194,8 @@ async def test_one_that_cannot_be_loaded_gives_its_place_back_and_takes_nobody_s
 
 
 async def test_what_goes_wrong_while_callers_wait_is_told_once():
-    async with placed(2, (A, B), servers=2) as (backend, x, y):
-        x.load_s = y.load_s = 0.3
+    async with placed(2, (A, B), servers=2, clock=Clock()) as (backend, x, y):
+        x.load_s = y.load_s = 0.1
         backend.compete({A: "/a", B: "/not/on/x"}, {A: 1.0, B: 1.0})
         adapters = backend.adapters
         for _ in range(8):
