@@ -188,10 +188,13 @@ class DatasetStore:
         """Return the names that have a version, sorted."""
         return sorted({path.parent.parent.name for path in self._root.glob(f"*/[0-9]*/{MANIFEST}")})
 
-    def holding(self, call_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Return which versions hold any of the calls: uri to the call ids in it. What an erasure must remove."""
+    def holding(self, call_ids: Iterable[str], name: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Return which versions, of one name or of all, hold any of the calls: uri to the call ids in it.
+
+        What an erasure must remove. Raises StorageError, BadInputError for a version that cannot be read.
+        """
         wanted = frozenset(call_ids)
-        versions = (one for name in self.names() for one in self.versions(name))
+        versions = (one for known in ([name] if name else self.names()) for one in self.versions(known))
         found = {one.uri: tuple(sorted(wanted & one.parts_of_calls().keys())) for one in versions}
         return {uri: held for uri, held in found.items() if held}
 

@@ -26,7 +26,8 @@ def erase(call_ids: tuple[str, ...], end_user: str, tenant: str, state: Path | N
     """Erase what was said in calls: messages, answers, arguments, comments, corrections, shadow answers.
 
     That there was a call, when, and what it cost stays. It works beside a running gateway and cannot be undone. What
-    was made of the calls (datasets, specialists, files of runs) is listed; exported files are yours to look after.
+    was made of the calls (datasets, specialists, files of runs) is listed; files that were exported, and reports that
+    were written elsewhere, are yours to look after.
     """
     # Here, since DuckDB takes a while that a wrong option need not wait for.
     from pipelines import erasing  # noqa: PLC0415
@@ -38,6 +39,8 @@ def erase(call_ids: tuple[str, ...], end_user: str, tenant: str, state: Path | N
     paths = StatePaths(state or DEFAULT_ROOT)
     if not paths.root.is_dir():
         raise BadInputError(f"There is no state directory {paths.root}. Name one with --state.", param="state")
+    if not (paths.spool.is_dir() or paths.store.exists()):
+        raise BadInputError(f"{paths.root} holds no record. Name a gateway's folder with --state.", param="state")
     calls = erasing.find(paths, erasing.Asked(call_ids=call_ids, end_user=end_user, tenant=tenant))
     if not yes and calls:
         click.confirm(f"Erase the content of {len(calls)} calls? It cannot be undone", abort=True)

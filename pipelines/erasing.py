@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +26,9 @@ from observations.state import StatePaths
 from pipelines.datasets import DatasetStore
 from pipelines.promotion_archive import REPORTS, drop_examples
 from pipelines.run import RUNS
-from pipelines.train_command import trained_adapters
+from pipelines.train_command import adapters_in_runs
 from registry.errors import BadInputError, JourneymanError, StorageError
+from registry.registrar import Registrar
 
 Say = Callable[[str], None]
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -168,8 +170,13 @@ def _left(state: StatePaths, ids: Collection[str]) -> Left:
             unchecked.append(error.message)
             return {}
 
-    datasets = looked(lambda: DatasetStore(state.root).holding(ids))
-    trained = looked(lambda: trained_adapters(state.root))
+    store, registrar = DatasetStore(state.root), Registrar(state.root)
+    datasets: dict[str, tuple[str, ...]] = {}
+    trained = looked(lambda: adapters_in_runs(state.root))
+    for name in store.names():
+        datasets |= looked(partial(store.holding, ids, name))
+    for specialist in looked(lambda: dict(registrar.history().stages)):
+        trained |= looked(partial(_trained_on, registrar, specialist))
     files = looked(lambda: {str(path): found for path in _working_files(state) if (found := _named_in(path, ids))})
     return Left(
         datasets=datasets,
@@ -178,6 +185,10 @@ def _left(state: StatePaths, ids: Collection[str]) -> Left:
         quarantine=_quarantined(state, ids),
         unchecked=tuple(unchecked),
     )
+
+
+def _trained_on(registrar: Registrar, specialist: str) -> dict[str, str]:
+    return {specialist: registrar.check(specialist).dataset}
 
 
 def _working_files(state: StatePaths) -> Iterator[Path]:

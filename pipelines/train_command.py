@@ -27,7 +27,7 @@ from pipelines.training_data import read_data
 from pipelines.training_jobs import counted
 from pipelines.training_result import Progress
 from registry.entries import CanaryEntry, Prices
-from registry.errors import BadInputError, NotFoundError
+from registry.errors import BadInputError, IntegrityError, NotFoundError
 from registry.registrar import Registrar
 from specialists.engine.settings import DEFAULT_MODEL
 
@@ -246,12 +246,22 @@ def evaluate_step(run: Run, store: DatasetStore, options: dict[str, Any]) -> Ste
 def trained_adapters(state: Path) -> dict[str, str]:
     """Return the dataset of each registered specialist, by id, and of each adapter still in a run, by folder.
 
-    Raises IntegrityError for a specialist whose manifest does not hold: what it was trained on is then not known.
+    Raises IntegrityError for a specialist whose manifest does not hold, or a training's record that cannot be read:
+    what it was trained on is then not known.
     """
-    records = sorted((state / RUNS).glob(f"*/train/{TRAINING}"))
-    found = {str(path.parent / ADAPTER): str(msgspec.json.decode(path.read_bytes())["dataset"]) for path in records}
     registrar = Registrar(state)
-    return found | {one: registrar.check(one).dataset for one in registrar.history().stages}
+    return adapters_in_runs(state) | {one: registrar.check(one).dataset for one in registrar.history().stages}
+
+
+def adapters_in_runs(state: Path) -> dict[str, str]:
+    """Return the dataset of each adapter in a run, by folder. Raises IntegrityError for a record that is damaged."""
+    found = {}
+    for path in sorted((state / RUNS).glob(f"*/train/{TRAINING}")):
+        try:
+            found[str(path.parent / ADAPTER)] = str(msgspec.json.decode(path.read_bytes())["dataset"])
+        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+            raise IntegrityError(f"{path}: cannot be read ({error}). Delete the run, or restore it.") from error
+    return found
 
 
 def _training_facts(folder: Path) -> dict[str, Any]:

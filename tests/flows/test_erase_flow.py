@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from pipelines.datasets import DatasetStore
 from pipelines.promote import look_at_all
 from pipelines.run import RUNS, Run
 from policies.promotion import Gates, PromotionPolicy
+from registry.artifacts import ArtifactStore
 from registry.registrar import Note, Registrar
 from router_service.cli import run
 from router_service.services import hash_key
@@ -115,6 +117,28 @@ def test_what_the_loop_made_of_a_call_is_listed_and_reports_no_longer_quote_it(s
     assert f"{ds.uri}: {gone}" in told and learnt in told and str(curated) in told
 
 
+def test_what_cannot_be_read_does_not_hide_what_else_holds_a_call(state, capsys):
+    store, registrar, made = DatasetStore(state.root), Registrar(state.root), {}
+    for number, name in enumerate(("broken", "parcels", "whole")):
+        ds = store.add(name, choose("t-0123456789", calls(240), Choice()))
+        folder = make_folder(state.root.parent / name, bytes([number + 1]) * 16)
+        own = manifest(name, dataset=ds.uri, dataset_sha256=ds.sha256)
+        made[name] = (registrar.register(folder, own, Note("ann")), ds)
+    record(state, [said(1)])
+    gone = next(iter(made["whole"][1].parts_of_calls()))
+    (made["broken"][1].folder / "manifest.json").chmod(0o600)
+    (made["broken"][1].folder / "manifest.json").write_text("{")
+    shutil.rmtree(ArtifactStore(registrar.paths.artifacts).path(registrar.check(made["parcels"][0]).adapter_digest))
+    training = state.root / RUNS / "r1" / "train" / "training.json"
+    training.parent.mkdir(parents=True)
+    training.write_text("[]")
+    left = erased(state, capsys, gone)["left"]
+    assert left["datasets"] == {made[name][1].uri: [gone] for name in ("parcels", "whole")}
+    assert left["specialists"] == {made["whole"][0]: made["whole"][1].uri}
+    told = "\n".join(left["unchecked"])
+    assert len(left["unchecked"]) == 3 and str(training) in told and str(made["broken"][1].folder) in told
+
+
 def test_curation_leaves_an_erased_call_out_and_notices_a_later_erasure(state, capsys):
     record(
         state,
@@ -135,6 +159,8 @@ def test_curation_leaves_an_erased_call_out_and_notices_a_later_erasure(state, c
 
 def test_it_asks_first_and_refuses_what_cannot_be(state, tmp_path, capsys, monkeypatch):
     record(state, [said(1)])
+    empty = tmp_path / "empty"
+    empty.mkdir()
     base = ["--state", str(state.root)]
     monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115, PTH123  nobody there to say yes
     assert run(["erase", call(1).id, *base]) == 130
@@ -144,6 +170,7 @@ def test_it_asks_first_and_refuses_what_cannot_be(state, tmp_path, capsys, monke
         (["x y", *base, "--yes"], "is no call id"),
         ([call(1).id, *base, "--json"], "say --yes"),
         ([call(1).id, "--state", str(tmp_path / "none"), "--yes"], "There is no state directory"),
+        ([call(1).id, "--state", str(empty), "--yes"], "holds no record"),
     ):
         assert run(["erase", *wrong]) == 2
         assert words in capsys.readouterr().err
