@@ -190,14 +190,14 @@ async def test_only_listed_fields_reach_the_upstream():
     )
     async with upstream(answers(whole())) as (server, backend):
         await backend.complete(call, 5000)
-        assert server.requests == [
-            {
-                "model": "m",
-                "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
-                "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-                "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}},
-            }
-        ]
+        (asked,) = server.requests
+        assert len(asked.pop("cache_salt")) == 64  # ours, and not the caller's
+        assert asked == {
+            "model": "m",
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}}},
+        }
 
 
 async def test_a_prompt_goes_to_completions_without_messages():
@@ -207,7 +207,8 @@ async def test_a_prompt_goes_to_completions_without_messages():
         assert completion.text == " Paris"
         assert completion.usage.estimated
         assert server.heads[0].startswith("POST /v1/completions HTTP/1.1\r\n")
-        assert server.requests == [{"model": "m", "prompt": "The capital of France is"}]
+        (asked,) = server.requests
+        assert asked == {"model": "m", "prompt": "The capital of France is", "cache_salt": asked["cache_salt"]}
 
 
 async def test_the_key_is_sent_and_never_repeated_in_an_error():
