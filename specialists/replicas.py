@@ -258,8 +258,10 @@ def _weight(replica: Replica, model: str) -> tuple[bool, int, float]:
 
 
 def _is_burden(error: BackendError) -> bool:
-    """Whether a server had too much to do; a full pool of our own is not retryable, and no server's burden."""
-    return error.retryable and isinstance(error, BackendOverloadedError | BackendTimeoutError)
+    """Whether a server had too much to do; not one that cannot be reached, nor our own full pool (never retryable)."""
+    if isinstance(error, BackendTimeoutError):
+        return error.phase != "connect"
+    return isinstance(error, BackendOverloadedError) and error.retryable
 
 
 def _shows(delta: Delta) -> bool:
