@@ -30,7 +30,11 @@ class Child:
         self._log_path = log
         self._log = log.open("ab")
         self.process = subprocess.Popen(  # noqa: S603  the caller's own programs
-            command, stdout=subprocess.PIPE, stderr=self._log, env=os.environ | (environment or {})
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=os.environ | (environment or {}),
+            bufsize=0,  # a second line that came with the first must not wait in a buffer that `select` does not see
         )
 
     def wait_ready(self, timeout_s: float) -> dict[str, Any]:

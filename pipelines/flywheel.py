@@ -25,7 +25,7 @@ from pipelines.shadow_replay import ReplayOptions, ReplayReport, replay_to_shado
 from pipelines.training_config import make_config
 from policies.promotion import PromotionPolicy
 from registry.catalog import Catalog
-from registry.errors import BadInputError, NotFoundError
+from registry.errors import BadInputError, IntegrityError, NotFoundError
 from registry.registrar import Note, Registrar
 
 Say = Callable[[str], None]
@@ -124,7 +124,7 @@ def _make(state: StatePaths, catalog: Catalog, run: Run, task: ProposedTask, opt
     made = Made(task=cluster, description=task.description)
     try:
         dataset = _dataset(state, run, cluster)
-        known = _specialist_of(Registrar(state.root), dataset)
+        known = specialist_of(Registrar(state.root), dataset, run.progress)
         if known is not None:
             return msgspec.structs.replace(made, specialist=known, dataset=dataset.uri, why_not="made already")
         if base is None:
@@ -173,9 +173,19 @@ def _train(state: StatePaths, run: Run, made: Made, what: tuple[Dataset, str, st
     )
 
 
-def _specialist_of(registrar: Registrar, dataset: Dataset) -> str | None:
-    """The specialist that was made of just this dataset, unless it was retired."""
+def specialist_of(registrar: Registrar, dataset: Dataset, say: Say) -> str | None:
+    """Return the specialist that was made of just this dataset, unless it was retired or does not hold any more.
+
+    Raises StorageError when the ledger or a file cannot be read.
+    """
     for specialist, now in registrar.history().stages.items():
-        if now.stage != "deprecated" and registrar.check(specialist).dataset_sha256 == dataset.sha256:
+        if now.stage == "deprecated":
+            continue
+        try:
+            manifest = registrar.check(specialist)
+        except IntegrityError as error:
+            say(f"{specialist}: passed over, {error.message}")
+            continue
+        if manifest.dataset_sha256 == dataset.sha256:
             return specialist
     return None

@@ -1,10 +1,18 @@
-"""`journeyman flywheel run` up to where tasks would be found."""
+"""`journeyman flywheel run` up to where a specialist would be trained."""
 
 import json
+import shutil
 
 from observations.state import StatePaths
+from pipelines.dataset_contents import Choice, choose
+from pipelines.datasets import DatasetStore
+from pipelines.flywheel import specialist_of
+from registry.artifacts import ArtifactStore
+from registry.registrar import Note, Registrar
 from router_service.cli import run
 from tests.flows.recorded_state import record
+from tests.unit.curated_calls import calls
+from tests.unit.made_specialists import make_folder, manifest
 from tests.unit.recorded_calls import call
 
 REGISTRY = """
@@ -32,3 +40,17 @@ def test_of_a_file_of_inputs_that_are_judged_by_nothing_is_learnt(tmp_path, caps
     assert "1 calls are too few to find tasks in" in capsys.readouterr().err
     assert run([*base, "--exclude", str(tmp_path / "none.jsonl")]) == 2
     assert "There is no file" in capsys.readouterr().err
+
+
+def test_a_damaged_specialist_keeps_no_other_from_being_made(tmp_path):
+    state, said, made = tmp_path / "state", [], {}
+    registrar, store = Registrar(state), DatasetStore(state)
+    for number, name in enumerate(("broken", "whole"), start=1):
+        ds = store.add(name, choose("bank", calls(100 + number), Choice(least_examples=50)))
+        own = manifest(name, dataset=ds.uri, dataset_sha256=ds.sha256)
+        made[name] = (registrar.register(make_folder(tmp_path / name, bytes([number]) * 16), own, Note("ann")), ds)
+    broken, of_broken = made["broken"]
+    shutil.rmtree(ArtifactStore(registrar.paths.artifacts).path(registrar.check(broken).adapter_digest))
+    assert specialist_of(registrar, made["whole"][1], said.append) == made["whole"][0]
+    assert specialist_of(registrar, of_broken, said.append) is None
+    assert said[0].startswith(f"{broken}: passed over, ")
