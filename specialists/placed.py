@@ -77,10 +77,8 @@ class PlacedBackend:
         self.placement.asked(names, now_s)
         if self.placement.all_fit:
             return
-        hopeless = [name for name in names if self._is_hopeless(name)]
-        for name in hopeless:
-            self.placement.bar(name, now_s)
-        if self.placement.settle(now_s, None if hopeless else names) or hopeless:
+        barred = [name for name in names if self._is_hopeless(name) and self.placement.bar(name, now_s)]
+        if self.placement.settle(now_s, None if barred else names):
             self._load()
 
     def load_ms(self, name: str) -> float | None:

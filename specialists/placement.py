@@ -83,11 +83,13 @@ class Placement:
         adapter = self._adapters.get(name)
         return adapter is not None and adapter.since_s is not None
 
-    def bar(self, name: str, now_s: float) -> None:
-        """Take the place from one that cannot be loaded: who was loaded in it was of more use."""
+    def bar(self, name: str, now_s: float) -> bool:
+        """Take the place from one that cannot be loaded, if anybody else may have it. Returns whether that was so."""
         adapter = self._adapters.get(name)
-        if adapter is not None:
-            adapter.since_s, adapter.barred_until_s = None, now_s + BARRED_S
+        if adapter is None or not any(self._may_come(other, now_s) for other in self._adapters):
+            return False
+        adapter.since_s, adapter.barred_until_s = None, now_s + BARRED_S
+        return True
 
     def is_barred(self, name: str, now_s: float) -> bool:
         """Whether it could not be loaded a while ago."""

@@ -193,6 +193,22 @@ async def test_one_that_cannot_be_loaded_gives_its_place_back_and_takes_nobody_s
         assert backend.placement.resident() == {B}
 
 
+async def test_where_nobody_can_be_loaded_the_place_is_kept_and_used_once_that_is_mended():
+    clock = Clock()
+    async with placed(1, (A, B), clock=clock) as (backend, x, _):
+        x.limit = 0
+        for _ in range(30):
+            await backend.adapters.sync()
+            clock.now_s += 5.0
+            backend.asked([A])
+            backend.asked([B])
+        (there,) = backend.placement.resident()
+        x.limit = 1
+        clock.now_s += 60.0
+        await backend.adapters.sync()
+        assert backend.load_ms(there) == 0.0
+
+
 async def test_what_goes_wrong_while_callers_wait_is_told_once():
     async with placed(2, (A, B), servers=2, clock=Clock()) as (backend, x, y):
         x.load_s = y.load_s = 0.1
