@@ -23,6 +23,8 @@ from specialists.templates import read_answer
 
 TIMED_OUT: Final = "timed_out"
 """Finish reason of an answer that did not come in time."""
+FAILED: Final = "error"
+"""Finish reason of what is no answer: the prompt cannot be asked, or the engine failed on it."""
 AT_ONCE: Final = 16
 BUDGET_MS: Final = 60_000.0
 _SLACK_TOKENS: Final = 16
@@ -83,7 +85,7 @@ def most_tokens(examples: Iterable[Example], at_most: int) -> int:
 
 def refused(message: str) -> Answered:
     """Return the answer to a prompt that cannot be asked at all, such as one that is too long."""
-    return Answered(Completion(None, finish_reason="error", refusal=message))
+    return Answered(Completion(None, finish_reason=FAILED, refusal=message))
 
 
 def backend_ask(backend: Backend, asking: Asking) -> Ask:

@@ -16,7 +16,7 @@ from observations.loading import load_once, prepare_store
 from observations.records import ShadowRecord
 from observations.state import StatePaths
 from observations.store import open_reader
-from pipelines.asking import TIMED_OUT
+from pipelines.asking import FAILED, TIMED_OUT
 from pipelines.evaluation import Answered, judge
 from pipelines.render import Example, Shape, answer_of
 from policies.agreement import agree
@@ -28,6 +28,7 @@ from specialists.calls import Completion
 from specialists.templates import read_answer
 
 LOAD_WAIT_S: Final = 120.0
+_NO_ANSWER: Final[dict[str, Literal["failed", "timed_out"]]] = {FAILED: "failed", TIMED_OUT: "timed_out"}
 _ASKED: Final = "SELECT id, call_id, at_ms FROM slm_shadow WHERE specialist = ?"
 _ORIGINS: Final = """
     SELECT id, tenant, messages IS NOT NULL AND content_mode = 'redacted'
@@ -138,15 +139,16 @@ class ReplayRecorder(Struct, frozen=True, kw_only=True):
     def _outcome(
         self, example: Example, answered: Answered
     ) -> tuple[Literal["verified", "malformed", "unsure", "failed", "timed_out"], str]:
-        if answered.completion.finish_reason == TIMED_OUT:
-            return "timed_out", answered.completion.refusal or ""
+        no_answer = _NO_ANSWER.get(answered.completion.finish_reason)
+        if no_answer is not None:
+            return no_answer, answered.completion.refusal or ""
         answer = answer_of(answered.completion, answered.confidence)
         verdict = self.verifier.verify(answer, self.shapes[example.shape].expectation(), self.threshold)
         return verdict.outcome, verdict.reason
 
     def _agrees(self, example: Example, answered: Answered, outcome: str) -> bool | None:
         """Whether it says what was served. A corrected example holds the correction: who says that, says otherwise."""
-        if outcome in ("malformed", "timed_out"):
+        if outcome in ("malformed", "failed", "timed_out"):
             return False if outcome == "malformed" else None
         wanted = read_answer(self.template, Completion(example.completion))
         same = agree(answer_of(answered.completion), answer_of(wanted))

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from pipelines.asking import refused
 from pipelines.evaluation import Answered
 from pipelines.render import Example, Shape
 from pipelines.replayed_calls import Asked, Origin, ReplayRecorder
@@ -52,3 +53,9 @@ def test_nothing_is_kept_of_a_call_whose_text_has_gone_nor_of_what_cannot_be_red
 
 def test_a_record_has_the_time_at_which_it_was_asked():
     assert recorded(Completion("yes")).at_ms == 77
+
+
+def test_a_prompt_that_cannot_be_asked_has_failed_as_it_would_live():
+    example = Example(call_id="c", prompt="p", completion="yes", answer_source="feedback")
+    kept = recorder().record(example, refused("it is too long"))
+    assert (kept.outcome, kept.reason, kept.agrees, kept.right) == ("failed", "it is too long", None, False)
