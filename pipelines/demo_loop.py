@@ -55,6 +55,8 @@ class Loop:
         began_s = time.monotonic()
         self._say("1. What calls cost before: rows that nobody learns from, answered by the large model.")
         before = self._compare()
+        if any("@" in model for model in before["total"]["models"]):
+            self._say("Specialists of an earlier demo answer some of them already. A new --state begins with none.")
         self._say("2. Traffic to learn from. Three of ten callers say how their call went.")
         self._traffic(self._plan.learn_calls, skip=0, rate=10 * self._plan.rate)
         time.sleep(_TAKEN_UP_S)
