@@ -114,6 +114,13 @@ def find_erasable(
     return list(found.values())
 
 
+def erased_among(state: StatePaths, call_ids: Collection[str], wait_s: float = 30.0) -> frozenset[str]:
+    """Return which of the calls were erased. Raises NotFoundError without a store, StorageError."""
+    query = "SELECT call_id FROM slm_erasure WHERE call_id IN (SELECT unnest(?::VARCHAR[]))"
+    with contextlib.closing(open_reader(state, wait_s)) as store:
+        return frozenset(row[0] for row in store.execute(query, [sorted(call_ids)]).fetchall())
+
+
 def recorded_end_users(state: StatePaths, end_user: str) -> tuple[str, ...]:
     """Return how an end user may be named in the record: as given, and as the keyed hash of what was given."""
     try:

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from observations.erasure import erased_among
 from observations.state import StatePaths
-from pipelines.promotion_archive import REPORTS, evidence_of, file_report, withdraw
+from pipelines.promotion_archive import REPORTS, drop_examples, evidence_of, file_report, withdraw
 from pipelines.promotion_examples import examples_of
 from pipelines.promotion_report import report_of
 from pipelines.register import ACTOR
@@ -116,7 +117,12 @@ def _report(looker: _Looker, look: Look, now: StageNow, since_ms: int, *, for_ev
     made_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     examples = examples_of(looker.state, now, since_ms)
     report = report_of(look.trial, look.decision, looker.policy, examples, made_at)
-    return str(file_report(looker.reports, report, look.as_json(), for_ever=for_ever))
+    folder = file_report(looker.reports, report, look.as_json(), for_ever=for_ever)
+    shown = {one.call_id for one in (*examples.fixed, *examples.broken)}
+    # Only now: an erasure that comes later finds the report, one that came while it was made could not.
+    if shown and (gone := erased_among(looker.state, shown)):
+        drop_examples(looker.reports, gone)
+    return str(folder)
 
 
 def _carry_out(registrar: Registrar, look: Look, folder: str) -> None:
