@@ -33,7 +33,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 @click.group()
 def flywheel() -> None:
     """Learn from the record, off line: find tasks, train specialists, prove them, move traffic over."""
-    # OpenMP reads it when torch is first imported. Compute threads that wait for each other spin briefly, then sleep, and
+    # OpenMP reads it when torch is imported. Compute threads that wait for each other spin briefly, then sleep and
     # leave the cores to a gateway on the same machine; spinning on, a training step took up to 15 times as long there.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 

@@ -62,9 +62,9 @@ class AdapterSet:
         """Whether a wanted adapter that is not ready can be expected to be soon, on one server at least."""
         return any(one.may_load(name) and _can_be_asked(one.server) for one in self._servers.values())
 
-    def failures(self, name: str) -> int:
-        """How often in a row an adapter could not be loaded wherever that was tried; 0 where one server may have it."""
-        return min((one.failures(name) for one in self._servers.values() if _can_be_asked(one.server)), default=0)
+    def faults(self, name: str) -> int:
+        """How often in a row an adapter's load has failed on every server; 0 where one may have it or is too busy."""
+        return min((one.faults(name) for one in self._servers.values() if _can_be_asked(one.server)), default=0)
 
     async def wait_for(self, name: str) -> bool:
         """Load an adapter now, and return whether it is ready once that has ended. A caller may give up waiting."""

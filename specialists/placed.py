@@ -27,7 +27,7 @@ from .servers import servers_of
 PATIENCE: Final = 2.0
 """A call waits for so many times what a load is expected to take; then somebody else may still have time to answer."""
 LEAST_PATIENCE_MS: Final = 1_000.0
-FAILURES_TO_LEAVE: Final = 3
+FAULTS_TO_LEAVE: Final = 3
 """Loads that failed in a row on every server, after which an adapter gives its place to another."""
 
 
@@ -137,7 +137,7 @@ class PlacedBackend:
         await self.inner.close()
 
     def _is_hopeless(self, name: str) -> bool:
-        return self.placement.has_place(name) and self.adapters.failures(name) >= FAILURES_TO_LEAVE
+        return self.placement.has_place(name) and self.adapters.faults(name) >= FAULTS_TO_LEAVE
 
     def _load(self) -> None:
         """Have those loaded that were given a place, the most asked for first."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field
 
-from registry.errors import BackendError, JourneymanError
+from registry.errors import BackendError, BackendOverloadedError, BreakerOpenError, JourneymanError
 
 from .backend import Backend
 from .calls import Call, Sampling
@@ -61,6 +61,8 @@ class Loading(Struct):
 class _Trouble(Struct):
     failures: int
     next_try_s: float
+    faults: int = 0
+    """Of the failures, those that a busy server does not explain."""
 
 
 class ServerAdapters:
@@ -106,9 +108,9 @@ class ServerAdapters:
         """Whether a wanted adapter that is not ready can be expected to be soon."""
         return self._is_there and name in self._wanted and name not in self._trouble
 
-    def failures(self, name: str) -> int:
-        """How often in a row a wanted adapter could not be loaded."""
-        return self._trouble[name].failures if name in self._trouble else 0
+    def faults(self, name: str) -> int:
+        """How often in a row a wanted adapter could not be loaded, other than because the server was too busy."""
+        return self._trouble[name].faults if name in self._trouble else 0
 
     async def sync(self) -> list[str]:
         """Load what is missing and unload what is no longer wanted. Returns what went wrong this time, a line each.
@@ -179,7 +181,7 @@ class ServerAdapters:
             await self.server.load_adapter(name, path)
             await check_canary(self.server, name, self._canaries.get(name))
         except JourneymanError as error:
-            self._failed(name)
+            self._failed(name, error)
             problems.append(f"{name}: {error.message}")
         else:
             self._trouble.pop(name, None)
@@ -214,11 +216,13 @@ class ServerAdapters:
         since = self._unwanted_since
         self._unwanted_since = {name: since.get(name, now) for name in self._loaded if name not in self._wanted}
 
-    def _failed(self, name: str) -> None:
+    def _failed(self, name: str, error: JourneymanError) -> None:
         self._loading.failed += 1
-        failures = self._trouble[name].failures + 1 if name in self._trouble else 1
-        wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (failures - 1))
-        self._trouble[name] = _Trouble(failures, self._clock() + wait_s)
+        trouble = self._trouble.setdefault(name, _Trouble(0, 0.0))
+        trouble.failures += 1
+        trouble.faults += not isinstance(error, BackendOverloadedError | BreakerOpenError)
+        wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (trouble.failures - 1))
+        trouble.next_try_s = self._clock() + wait_s
 
     def _is_due(self, name: str) -> bool:
         trouble = self._trouble.get(name)

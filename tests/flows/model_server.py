@@ -63,6 +63,8 @@ class Server:
         body = await request.json()
         if body["lora_path"] == f"/not/on/{self.name}":
             return web.json_response({"error": {"message": "no such folder"}}, status=400)
+        if body["lora_name"] in self.adapters:
+            return web.json_response({"error": {"message": "it has already been loaded"}}, status=400)
         if len(self.adapters) >= self.limit:
             return web.json_response({"error": {"message": "unload one first"}}, status=400)
         await asyncio.sleep(self.load_s)

@@ -41,12 +41,12 @@ def ask(name):
 
 
 @asynccontextmanager
-async def placed(limit, names=(A, B, C, D), servers=1, clock=None):
+async def placed(limit, names=(A, B, C, D), servers=1, clock=None, **more):
     """A placed backend whose servers refuse one adapter more than the limit."""
     async with serving(Server("x")) as x, serving(Server("y")) as y:
         x.limit = y.limit = limit
         where = {"url": x.url} if servers == 1 else {"urls": (x.url, y.url)}
-        entry = BackendEntry(name="few", kind="vllm", max_cpu_loras=limit, **where)
+        entry = BackendEntry(name="few", kind="vllm", max_cpu_loras=limit, **where, **more)
         inner = make_backend(entry, BackendContext(state=Path("unused"), draw=lambda: 0.0))
         backend = PlacedBackend(inner, clock) if clock else PlacedBackend(inner)
         backend.compete({name: f"/{name[0]}" for name in names}, dict.fromkeys(names, 1.0))
@@ -191,6 +191,18 @@ async def test_one_that_cannot_be_loaded_gives_its_place_back_and_takes_nobody_s
         clock.now_s += 60.0
         backend.asked([B])
         assert backend.placement.resident() == {B}
+
+
+async def test_an_adapter_keeps_its_place_while_the_server_is_too_busy_to_load_it():
+    clock = Clock()
+    async with placed(1, (A, B), clock=clock, max_retries=0, breaker_failures=1000) as (backend, x, _):
+        x.status = 429
+        (there,) = backend.placement.resident()
+        for _ in range(20):
+            await backend.adapters.sync()
+            clock.now_s += 5.0
+            backend.asked([there])
+        assert backend.adapters.loading.failed > 3 and backend.placement.resident() == {there}
 
 
 async def test_where_nobody_can_be_loaded_the_place_is_kept_and_used_once_that_is_mended():

@@ -323,11 +323,12 @@ async def test_an_adapter_is_ready_once_one_replica_has_it_and_only_those_that_h
 
 
 async def test_an_adapter_is_not_ready_where_its_only_replica_was_found_dead(monkeypatch):
-    monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
     async with replicas("xy") as (backend, (_, y)):
         adapters = AdapterSet(backend)
         adapters.want({A: "/not/on/x", B: "/b"})
         await adapters.sync()
+        assert adapters.ready_names() == [A, B]
+        monkeypatch.setattr("specialists.openai_http.PROBE_MS", 100.0)
         y.gate.clear()
         for _ in range(2):
             await backend.replicas[1].probe()
