@@ -241,7 +241,7 @@ async def test_calls_that_wait_for_a_frozen_replica_go_on_elsewhere_once_its_pro
 
 
 async def test_a_replica_whose_connections_are_all_busy_is_not_dead_and_keeps_its_adapters():
-    deadlines = Deadlines(connect_ms=100)
+    deadlines = Deadlines(connect_ms=500)
     async with replicas("xy", max_connections=1, deadlines=deadlines) as (backend, (x, y)):
         adapters = AdapterSet(backend)
         adapters.want({A: "/a"})
