@@ -18,8 +18,8 @@ from msgspec import Struct
 from observations.erasure import erased_among
 from observations.state import StatePaths
 from pipelines.promotion_archive import REPORTS, drop_examples, evidence_of, file_report, withdraw
-from pipelines.promotion_examples import examples_of
-from pipelines.promotion_report import report_of
+from pipelines.promotion_examples import NOT_KEPT, examples_of
+from pipelines.promotion_report import Examples, report_of
 from pipelines.register import ACTOR
 from pipelines.trials import step_began_ms, trial_of
 from policies.promotion import PromotionDecision, PromotionPolicy, decide
@@ -118,11 +118,16 @@ def _report(looker: _Looker, look: Look, now: StageNow, since_ms: int, *, for_ev
     examples = examples_of(looker.state, now, since_ms)
     report = report_of(look.trial, look.decision, looker.policy, examples, made_at)
     folder = file_report(looker.reports, report, look.as_json(), for_ever=for_ever)
-    shown = {one.call_id for one in (*examples.fixed, *examples.broken)}
-    # Only now: an erasure that comes later finds the report, one that came while it was made could not.
-    if shown and (gone := erased_among(looker.state, shown)):
-        drop_examples(looker.reports, gone)
+    _unquote_erased(looker.state, looker.reports, examples)
     return str(folder)
+
+
+def _unquote_erased(state: StatePaths, reports: Path, examples: Examples) -> None:
+    """After a report is written: an erasure that comes later finds it, one that came while it was made could not."""
+    every = (*examples.fixed, *examples.broken)
+    quoted = {one.call_id for one in every if {one.input, one.served, one.answered} != {NOT_KEPT}}
+    if quoted and (gone := erased_among(state, quoted)):
+        drop_examples(reports, gone)
 
 
 def _carry_out(registrar: Registrar, look: Look, folder: str) -> None:

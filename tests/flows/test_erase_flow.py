@@ -112,8 +112,6 @@ def test_what_the_loop_made_of_a_call_is_listed_and_reports_no_longer_quote_it(s
         "20260101-observations.duckdb": [],
     }
     assert report["reports"] == [str(page.parent)] and "call_20<" not in page.read_text()
-    look_at_all(state, PromotionPolicy(gates=Gates(escalations=0.4)), move=False)
-    assert "call_19<" in page.read_text() and "call_20<" not in page.read_text()
     assert run(["erase", gone, "--state", str(state.root), "--yes"]) == 0
     told = capsys.readouterr().out
     assert f"{ds.uri}: {gone}" in told and learnt in told and str(curated) in told

@@ -9,7 +9,7 @@ import pytest
 from observations.records import CallRecord, ErasureRecord, FeedbackRecord
 from observations.state import StatePaths
 from pipelines.promote import look_at_all
-from pipelines.promotion_archive import Dropped, drop_examples, find_report
+from pipelines.promotion_archive import Dropped, drop_examples, file_report, find_report
 from policies.promotion import Gates, PromotionPolicy
 from registry.errors import StorageError
 from registry.registrar import Registrar
@@ -132,6 +132,20 @@ def test_of_an_erased_call_a_report_says_that_it_was_wrong_and_not_what(state: S
     look_at_all(state, POLICY, move=False)
     shown = {example["call_id"]: example["input"] for example in latest(state, one)["broken_examples"]}
     assert shown == {"call_1": "send 5 to <PERSON_1>", "call_2": "(the text was not kept)"}
+
+
+def test_a_call_that_is_erased_while_a_report_is_made_is_not_in_it(state: StatePaths, monkeypatch) -> None:
+    one = shadow_of(state, "one")
+    record(state, [event for n in (1, 2) for event in (call(n, f"words of {n}."), mirrored(one, n, agrees=False))])
+
+    def file_late(*given, **more):
+        assert run(["erase", "call_2", "--state", str(state.root), "--yes"]) == 0
+        return file_report(*given, **more)
+
+    monkeypatch.setattr("pipelines.promote.file_report", file_late)
+    look_at_all(state, POLICY, move=False)
+    texts = [path.read_text() for path in (state.root / "reports").glob("**/*") if path.is_file()]
+    assert any("words of 1." in text for text in texts) and not any("words of 2." in text for text in texts)
 
 
 def test_a_report_that_cannot_be_written_stops_the_move(state: StatePaths, tmp_path: Path) -> None:
