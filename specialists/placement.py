@@ -92,9 +92,9 @@ class Placement:
         return True
 
     def is_barred(self, name: str, now_s: float) -> bool:
-        """Whether it could not be loaded a while ago."""
+        """Whether it could not be loaded a while ago, and there are others who need the place."""
         adapter = self._adapters.get(name)
-        return adapter is not None and now_s < adapter.barred_until_s
+        return adapter is not None and now_s < adapter.barred_until_s and not self.all_fit
 
     def resident(self) -> frozenset[str]:
         """The adapters that should be loaded; never more than `limit`."""

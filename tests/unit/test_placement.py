@@ -39,6 +39,18 @@ def test_where_all_fit_all_are_resident():
         assert not placed.settle(1.0)
 
 
+def test_one_that_could_not_be_loaded_waits_outside_unless_there_is_room_for_all():
+    placed = placement(2, "abc")
+    placed.settle(0.0)
+    (waiting,) = set("abc") - placed.resident()
+    leaving = min(placed.resident())
+    assert placed.bar(leaving, 0.0) and placed.settle(0.0)
+    assert waiting in placed.resident() and leaving not in placed.resident()
+    assert not placed.bar(waiting, 0.0), "nobody else may have its place"
+    placed.want({leaving: ACTIVE, waiting: ACTIVE})
+    assert placed.settle(1.0) and placed.resident() == {leaving, waiting}
+
+
 def test_before_any_call_the_places_go_by_weight():
     placed = placement(2, a=SHADOW, b=CANARY, c=SHADOW, d=ACTIVE, e=SHADOW, f=SHADOW)
     placed.settle(0.0)
