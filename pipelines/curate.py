@@ -56,7 +56,7 @@ class CurateOptions(Struct, frozen=True):
     exclude: tuple[Path, ...] = ()
     """Files of evaluation inputs."""
     exclude_datasets: bool = True
-    """Also the dev and test splits of the datasets under the state directory."""
+    """Also the dev, test and shadow splits of the datasets under the state directory."""
 
 
 class Dropped(Struct, frozen=True):

@@ -50,7 +50,7 @@ _POSITIVE = click.IntRange(min=1)
 )
 @click.option("--specialists-too", is_flag=True, help="Also take verified answers that the frontier did not give.")
 @click.option("--exclude", multiple=True, type=_FILE, help="A file of evaluation inputs that no call may repeat.")
-@click.option("--exclude-datasets/--no-exclude-datasets", default=True, help="Nor the datasets' dev and test splits.")
+@click.option("--exclude-datasets/--no-exclude-datasets", default=True, help="Nor the datasets' held-out splits.")
 @click.option("--json", "as_json", is_flag=True)
 def curate(state: Path, run_id: str | None, since: str | None, as_json: bool, **given: Any) -> None:
     """Keep the recorded calls worth learning from."""

@@ -43,7 +43,7 @@ class LoopPlan(Struct, frozen=True):
 
 
 class Loop:
-    """One showing of the loop. `results` holds what was found, for whoever wants it as JSON."""
+    """One showing of the loop."""
 
     def __init__(self, plan: LoopPlan, run: Run, console: Console) -> None:
         self._plan = plan
