@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from observations.state import StatePaths
+from observations.store import open_reader
 from pipelines.base_weights import weights_of
 from pipelines.curate import CurateOptions, curate
 from pipelines.datasets import Dataset, DatasetStore
@@ -29,6 +30,7 @@ from registry.errors import BadInputError, IntegrityError, NotFoundError
 from registry.registrar import Note, Registrar
 
 Say = Callable[[str], None]
+_WAIT_S: Final = 30.0
 
 
 class TurnOptions(Struct, frozen=True, kw_only=True):
@@ -94,6 +96,7 @@ def turn(state: StatePaths, catalog: Catalog, options: TurnOptions | None = None
         EnvironmentFaultError: a package of the extras `pipelines`, `engine` or `training` is missing.
     """
     options = options or TurnOptions()
+    open_reader(state, _WAIT_S).close()  # a wrong folder is named before a run is begun in it
     with Run.open(state.root / RUNS, options.run_id, say) as run:
         kept, tasks, proposed = _find(state, catalog, run, options)
         made = tuple(_make(state, catalog, run, task, options) for task in proposed[: options.max_tasks])

@@ -103,7 +103,8 @@ class Workload:
             WorkloadError: no such family; the message names the nearest.
         """
         if family not in self.apps:
-            raise WorkloadError(f"{self.name}: no family {family!r}{_nearest(family, self.apps)}")
+            known = ", ".join(self.apps)
+            raise WorkloadError(f"{self.name}: no family {family!r}{_nearest(family, self.apps)}; known: {known}")
         return self.apps[family]
 
     def rows(self, families: Sequence[str] | None = None, splits: Sequence[str] | None = None) -> Iterator[Row]:

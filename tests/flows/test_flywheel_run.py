@@ -54,3 +54,10 @@ def test_a_damaged_specialist_keeps_no_other_from_being_made(tmp_path):
     assert specialist_of(registrar, made["whole"][1], said.append) == made["whole"][0]
     assert specialist_of(registrar, of_broken, said.append) is None
     assert said[0].startswith(f"{broken}: passed over, ")
+
+
+def test_a_folder_without_a_record_is_named_and_nothing_is_made_in_it(tmp_path, capsys):
+    (tmp_path / "registry.yaml").write_text(REGISTRY)
+    state = tmp_path / "none"
+    assert run(["flywheel", "run", "--state", str(state), "--registry", str(tmp_path / "registry.yaml")]) == 2
+    assert str(state) in capsys.readouterr().err and not state.exists()
