@@ -6,6 +6,7 @@ state reads what is new when it is asked for its metrics. Knows the file; nothin
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Final, Literal
@@ -47,6 +48,7 @@ def note_job(state: StatePaths, job: TrainingJob) -> None:
     try:
         fd = open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # what is cut off again on a full disk must not be another's line
             end = os.fstat(fd).st_size
             if os.write(fd, line) != len(line):
                 os.ftruncate(fd, end)
