@@ -22,7 +22,7 @@ from pipelines.promote_command import promote, read_policy
 from pipelines.shadow_command import shadow, told
 from pipelines.train_command import dataset, evaluate, train
 from pipelines.training_config import PRESETS
-from registry.errors import BadInputError, EnvironmentFaultError
+from registry.errors import BadInputError, EnvironmentFaultError, JourneymanError
 from registry.loading import load_catalog
 from registry.managed import MadeSpecialists
 
@@ -74,22 +74,30 @@ def run(state: Path, registry: Path, every: str | None, as_json: bool, **given: 
     )
     paths = StatePaths(state)
     while True:
-        catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog
         try:
-            made = turn(paths, catalog, options)
-        except ImportError as error:
-            raise EnvironmentFaultError(
-                f"The loop needs packages that are not here ({error}): "
-                "pip install 'journeyman[engine,pipelines,training]'."
-            ) from error
-        if as_json:
-            click.echo(msgspec.json.encode(made.as_json()))
-        else:
-            _show(made)
+            _turn_shown(paths, registry, options, as_json=as_json)
+        except JourneymanError as error:
+            if pause_s is None:
+                raise
+            click.echo(f"This turn ended early, the next comes in {every}: {error.message}", err=True)
         if pause_s is None:
             return
         time.sleep(pause_s)
         options = msgspec.structs.replace(options, run_id=None)
+
+
+def _turn_shown(paths: StatePaths, registry: Path, options: TurnOptions, *, as_json: bool) -> None:
+    catalog = load_catalog(registry, made=MadeSpecialists(paths.root).look()).catalog
+    try:
+        made = turn(paths, catalog, options)
+    except ImportError as error:
+        raise EnvironmentFaultError(
+            f"The loop needs packages that are not here ({error}): pip install 'journeyman[engine,pipelines,training]'."
+        ) from error
+    if as_json:
+        click.echo(msgspec.json.encode(made.as_json()))
+    else:
+        _show(made)
 
 
 def _seconds(text: str) -> float:

@@ -24,7 +24,7 @@ from pipelines.register import ACTOR
 from pipelines.trials import step_began_ms, trial_of
 from policies.promotion import PromotionDecision, PromotionPolicy, decide
 from policies.promotion_trial import TrialState
-from registry.errors import BadInputError, JourneymanError, NotFoundError
+from registry.errors import BadInputError, IntegrityError, JourneymanError, NotFoundError
 from registry.registrar import Note, Registrar
 from registry.stage_moves import StageNow
 
@@ -75,6 +75,8 @@ def look_at_all(
 
     Unless `report` says no, each look is reported in `reports`, which is the state's own folder when None.
 
+    One whose files or signatures do not hold is passed over with the reason.
+
     Raises:
         NotFoundError: nothing was recorded yet, or `only` names no specialist on its way up.
         BadInputError: a specialist's canary share is none of the policy's steps.
@@ -88,7 +90,18 @@ def look_at_all(
         if not standing:
             raise NotFoundError(f"No specialist {only} is in shadow or canary; see `journeyman registry ledger`.")
     looker = _Looker(state, policy, registrar, move, (reports or state.root / REPORTS) if report else None)
-    return [_look(looker, now, step_began_ms(history, now.specialist)) for now in standing]
+    return [_look_or_pass(looker, now, step_began_ms(history, now.specialist)) for now in standing]
+
+
+def _look_or_pass(looker: _Looker, now: StageNow, since_ms: int) -> Look:
+    """One whose files do not hold is passed over, with the reason, so that the others move."""
+    try:
+        return _look(looker, now, since_ms)
+    except IntegrityError as error:
+        trial = TrialState(specialist=now.specialist, stage=now.stage, share=now.place.share)
+        why = f"Passed over: {error.message}"
+        stays = PromotionDecision(verdict="wait", gates=(), reasons=(why,), calls=0, calls_more=None, move=None)
+        return Look(now.specialist, now.stage, now.place.share, trial, stays)
 
 
 def _look(looker: _Looker, now: StageNow, since_ms: int) -> Look:

@@ -101,3 +101,15 @@ def test_without_anybody_on_the_way_there_is_nothing_to_look_at(state: StatePath
     assert look_at_all(state, POLICY) == []
     with pytest.raises(NotFoundError, match="No specialist nobody is in shadow or canary"):
         look_at_all(state, POLICY, only="nobody")
+
+
+def test_a_damaged_one_is_passed_over_by_name_and_the_others_move(state: StatePaths) -> None:
+    broken, good = shadow(state, "broken"), shadow(state, "good")
+    record(state, [*shadows(broken, 900, wrong=0.01), *shadows(good, 900, wrong=0.01)])
+    weights = next(path for path in (state.root / "artifacts").rglob("*.safetensors") if b"broken" in path.read_bytes())
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    looks = {look.specialist: look for look in look_at_all(state, POLICY)}
+    assert looks[good].moved_to == "canary 1%"
+    assert looks[broken].decision.verdict == "wait" and "Passed over" in looks[broken].decision.reasons[0]
+    assert Registrar(state.root).history().stages[broken].stage == "shadow"
