@@ -130,7 +130,9 @@ def fault_of(template: TemplateEntry, completion: str, shape: Shape, verifier: V
 def answer_of(completion: Completion, confidence: float | None = None) -> Answer:
     """Return a completion as the verifier wants it."""
     calls = tuple(AnsweredToolCall(call.name, call.arguments) for call in completion.tool_calls)
-    return Answer(completion.text, calls, completion.finish_reason, completion.refusal, confidence)
+    return Answer(
+        completion.text, calls, completion.finish_reason, completion.refusal, confidence, completion.unreadable
+    )
 
 
 def counted(reasons: Iterable[str]) -> dict[str, int]:

@@ -23,6 +23,8 @@ class Answer(Struct, frozen=True):
     refusal: str | None = None
     confidence: float | None = None
     """Sum of the token log-probabilities; None when the backend gave none."""
+    unreadable: bool = False
+    """A specialist's answer that is not in its own form: half a tool call, say, which looks like plain text."""
 
 
 class Expectation(Struct, frozen=True):

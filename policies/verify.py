@@ -65,6 +65,7 @@ class Verifier:
             _withheld(answer)
             or _empty(answer)
             or self._truncated(answer, structured=wants_json or bool(answer.tool_calls))
+            or _unreadable(answer)
             or _wrong_tools(answer, expectation, compiled)
             or (_wrong_json(answer, compiled.answer) if wants_json else _refused(answer))
             or _unsure(answer, threshold)
@@ -149,6 +150,12 @@ def _empty(answer: Answer) -> Verdict | None:
     if answer.tool_calls or (answer.text and not answer.text.isspace()):
         return None
     return Verdict("malformed", "empty", "it holds neither text nor a tool call")
+
+
+def _unreadable(answer: Answer) -> Verdict | None:
+    if not answer.unreadable:
+        return None
+    return Verdict("malformed", "template", "it is not in the form that its specialist was trained to write")
 
 
 def _wrong_tools(answer: Answer, expectation: Expectation, compiled: _Compiled) -> Verdict | None:

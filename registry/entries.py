@@ -127,6 +127,8 @@ class TemplateEntry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """`{input}` is the last user message. Rendered by the gateway and sent to `/v1/completions`."""
     answer: Literal["text", "json", "tool_call"] = "text"
     stop: tuple[str, ...] = ()
+    max_tokens: Positive = 512
+    """Most that it writes; a call's own limit may be lower. `/v1/completions` would else stop after 16."""
     signature: str | None = None
     """The signature it was trained for; a call with another one is not for this template."""
 

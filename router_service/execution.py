@@ -246,6 +246,7 @@ def answer_of(completion: Completion) -> Answer:
         finish_reason=completion.finish_reason,
         refusal=completion.refusal,
         confidence=confidence_of(completion),
+        unreadable=completion.unreadable,
     )
 
 

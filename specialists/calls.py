@@ -106,3 +106,5 @@ class Completion(Struct, frozen=True):
     usage: Usage = Usage()
     logprobs: tuple[TokenLogprob, ...] = ()
     refusal: str | None = None
+    unreadable: bool = False
+    """It is not in the form that its specialist's template has."""

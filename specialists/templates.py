@@ -47,8 +47,15 @@ def render(template: TemplateEntry, call: Call) -> Call:
     text = input_of(call)
     if text is None:
         raise InvalidRequestError("a specialist's template needs a last user message of text alone", param="messages")
+    given = call.sampling.max_tokens
     sampling = structs.replace(
-        call.sampling, temperature=0.0, top_p=None, stop=template.stop, presence_penalty=None, frequency_penalty=None
+        call.sampling,
+        max_tokens=template.max_tokens if given is None else min(given, template.max_tokens),
+        temperature=0.0,
+        top_p=None,
+        stop=template.stop,
+        presence_penalty=None,
+        frequency_penalty=None,
     )
     return Call(
         model=call.model,
@@ -63,14 +70,15 @@ def render(template: TemplateEntry, call: Call) -> Call:
 def read_answer(template: TemplateEntry, completion: Completion) -> Completion:
     """Turn the specialist's text into what the caller asked for.
 
-    Text that cannot be read stays text: the verifier will call it malformed, with the reason.
+    What should be a tool call and cannot be read as one stays text, marked: where tools are optional, half a tool call
+    would else pass for an answer in words.
     """
     text = (completion.text or "").strip()
     if template.answer != "tool_call":
         return structs.replace(completion, text=text)
     calls = parse_tool_calls(text)
     if calls is None:
-        return structs.replace(completion, text=text)
+        return structs.replace(completion, text=text, unreadable=True)
     reason = "tool_calls" if completion.finish_reason == "stop" else completion.finish_reason
     return structs.replace(completion, text=None, tool_calls=calls, finish_reason=reason)
 

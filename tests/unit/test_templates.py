@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.answers import Expectation
+from policies.verify import Verifier
 from registry.entries import TemplateEntry
 from registry.errors import InvalidRequestError
+from router_service.execution import answer_of
 from specialists.calls import Call, Completion, Message, Sampling, ToolCall
 from specialists.templates import answer_text, parse_tool_calls, read_answer, render
 
@@ -117,3 +120,19 @@ def test_what_cannot_be_learnt_is_none():
     assert answer_text(TEXT, Completion(None)) is None
     assert answer_text(TOOLS, Completion("text")) is None
     assert answer_text(TOOLS, Completion(None, tool_calls=(ToolCall("1", "f", "{broken"),))) is None
+
+
+def test_a_call_without_a_limit_gets_the_templates_and_a_lower_one_holds():
+    template = TemplateEntry(max_tokens=90)
+    asked = [Call("m", (Message("user", "hi"),), sampling=Sampling(max_tokens=n)) for n in (None, 20, 400)]
+    assert [render(template, call).sampling.max_tokens for call in asked] == [90, 20, 90]
+
+
+def test_half_a_tool_call_is_malformed_even_where_an_answer_in_words_would_do():
+    tool = {"type": "function", "function": {"name": "book", "parameters": {"type": "object"}}}
+    template = TemplateEntry(answer="tool_call")
+    cut = read_answer(template, Completion('{"name":"book","arguments":{"city":"', finish_reason="length"))
+    verdict = Verifier().verify(answer_of(cut), Expectation(tools=(tool,)))
+    assert (verdict.outcome, verdict.check) == ("malformed", "template")
+    whole = read_answer(template, Completion('{"name":"book","arguments":{"city":"Bern"}}'))
+    assert Verifier().verify(answer_of(whole), Expectation(tools=(tool,))).believed
