@@ -11,13 +11,12 @@ import click
 import msgspec
 from rich.console import Console
 
-import policies
 from observations.state import DEFAULT_ROOT
 from pipelines.promote_command import read_policy
+from pipelines.quick_trial import QUICK_PROMOTION
 from pipelines.training_config import PRESETS
 from registry.errors import BadInputError, EnvironmentFaultError
 
-QUICK_PROMOTION = Path(policies.__file__).parent / "promotion.quick.yaml"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -70,6 +69,7 @@ def bench(data: str, families: str, state: Path | None, promotion: Path | None, 
         families=tuple(dict.fromkeys(name.strip() for name in families.split(",") if name.strip())),
         state=_new_folder(state),
         promotion=read_policy(promotion or QUICK_PROMOTION),
+        promotion_file=promotion or QUICK_PROMOTION,
         **given,
     )
     signal.signal(signal.SIGTERM, _interrupt)  # so that the processes it started end with it

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from pipelines.children import Child, command_of, wait_until_ready
 from pipelines.demo_loop import Loop, LoopPlan
+from pipelines.quick_trial import QUICK_PROMOTION, policies_with
 from registry.errors import GateFailedError
 
 EXIT_ENV = "JOURNEYMAN_DEMO_EXIT"
@@ -120,6 +121,7 @@ class _Demo:
 
     def _serve_arguments(self) -> list[str]:
         where = ["--registry", str(self._plan.registry), "--state", str(self._plan.state)]
+        where += ["--policies", str(policies_with(QUICK_PROMOTION, self._plan.state / "policies"))]
         return ["serve", *where, "--port", str(self._plan.port), "--log-level", "error"]
 
     def _start(self, name: str, arguments: list[str], **environment: str) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-import policies
+from pipelines.quick_trial import QUICK_PROMOTION
 
 Run = Callable[[list[str]], str]
 """Runs one command of ours with its progress in sight; returns what it printed."""
 
-QUICK_PROMOTION: Final = Path(policies.__file__).parent / "promotion.quick.yaml"
 CANARY_ROUNDS: Final = 5
 CANARY_CALLS: Final = 240
 _TAKEN_UP_S: Final = 5.0

@@ -25,6 +25,7 @@ from pipelines.children import Child, command_of, wait_until_ready
 from pipelines.datasets import DatasetStore
 from pipelines.flywheel import Made, Turn, TurnOptions, turn
 from pipelines.promote import ON_THE_WAY, Look, look_at_all
+from pipelines.quick_trial import policies_with
 from pipelines.traffic import TrafficPlan, pick_rows, run_traffic
 from pipelines.traffic_report import TrafficReport
 from pipelines.workload import Workload
@@ -57,6 +58,8 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     state: Path
     registry: Path
     promotion: PromotionPolicy
+    promotion_file: Path
+    """Where that policy was read; the gateway demotes by it."""
     calls: int = 2_000
     """Most rows of a family that are sent to be learnt from, those for its canary among them."""
     judged_calls: int | None = None
@@ -158,6 +161,7 @@ class _Bench:
         options = self._options
         teacher = self._child("teacher", self._teacher_arguments())
         where = ["--registry", str(options.registry), "--state", str(self._paths.root), "--port", "0"]
+        where += ["--policies", str(policies_with(options.promotion_file, self._paths.root / "policies"))]
         gateway = self._child(
             "gateway", ["serve", *where, "--log-level", "error"], JOURNEYMAN_TEACHER_URL=str(teacher["url"])
         )

@@ -71,6 +71,7 @@ def test_nothing_is_divided_by_nothing():
 
 def options(workload, tmp_path, **more):
     given = {"workload": workload, "data": "own", "state": tmp_path, "registry": tmp_path / "registry.yaml"}
+    given["promotion_file"] = tmp_path / "promotion.yaml"
     return BenchOptions(**given, promotion=PromotionPolicy(), **{"families": ("desk_triage",)} | more)
 
 
