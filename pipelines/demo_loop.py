@@ -21,6 +21,9 @@ from pipelines.quick_trial import QUICK_PROMOTION
 Run = Callable[[list[str]], str]
 """Runs one command of ours with its progress in sight; returns what it printed."""
 
+LEARNT: Final = ("desk_triage", "ledger_lines", "comment_checks")
+"""Agents of the own workload whose answers are short: a specialist for one is trained in a minute or two here."""
+MOST_EXAMPLES: Final = 300
 CANARY_ROUNDS: Final = 5
 CANARY_CALLS: Final = 240
 _TAKEN_UP_S: Final = 5.0
@@ -56,7 +59,7 @@ class Loop:
         before = self._compare()
         if any("@" in model for model in before["total"]["models"]):
             self._say("Specialists of an earlier demo answer some of them already. A new --state begins with none.")
-        self._say("2. Traffic to learn from. Three of ten callers say how their call went.")
+        self._say("2. Traffic of three agents to learn from. Four of ten callers say how their call went.")
         self._traffic(self._plan.learn_calls, skip=0, rate=10 * self._plan.rate)
         time.sleep(_TAKEN_UP_S)
         self._say(
@@ -86,7 +89,8 @@ class Loop:
 
     def _traffic(self, calls: int, *, skip: int, rate: float) -> None:
         which = ["--split", "train", "--calls", str(calls), "--skip", str(skip), "--rate", f"{rate:g}"]
-        self._run(["traffic", *self._where(), *which, "--feedback-share", "0.3", "--corrections", "--json"])
+        which += ["--families", ",".join(LEARNT), "--feedback-share", "0.4", "--corrections", "--json"]
+        self._run(["traffic", *self._where(), *which])
 
     def _where(self) -> list[str]:
         plan = self._plan
@@ -97,7 +101,17 @@ class Loop:
         where = ["--state", str(plan.state), "--registry", str(plan.registry)]
         # The rows that are compared are on record as well; of these files only rows to learn from may be learnt.
         unseen = [word for path in sorted(plan.workload.glob("*.jsonl")) for word in ("--exclude", str(path))]
-        return [*where, *unseen, "--promotion", str(QUICK_PROMOTION), "--max-tasks", str(plan.tasks), "--json"]
+        return [
+            *where,
+            *unseen,
+            "--promotion",
+            str(QUICK_PROMOTION),
+            "--max-tasks",
+            str(plan.tasks),
+            "--max-examples",
+            str(MOST_EXAMPLES),
+            "--json",
+        ]
 
     def _show_turn(self, turn: Mapping[str, Any]) -> None:
         table = Table("specialist", "task", "right", "believed", "trained", "", box=SIMPLE_HEAD, header_style="dim")
