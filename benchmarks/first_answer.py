@@ -43,7 +43,7 @@ def checkout(fresh: bool) -> Iterator[Path]:
 
 def run_once(folder: Path, state: Path) -> dict[str, float]:
     """Seconds from the start to each step of one `make demo`, up to the first answer."""
-    command = ["make", "--no-print-directory", "demo", f"ARGS=--exit --calls 1 --port 0 --state {state}"]
+    command = ["make", "--no-print-directory", "demo", f"ARGS=--exit --no-loop --calls 1 --port 0 --state {state}"]
     env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     started = time.monotonic()
     demo = subprocess.Popen(

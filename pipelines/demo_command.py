@@ -48,7 +48,7 @@ class Plan(Struct, frozen=True):
 @click.option("--registry", type=click.Path(path_type=Path), default=Path("registry.yaml"), show_default=True)
 @click.option("--state", type=click.Path(path_type=Path), default=Path(".journeyman/demo"), show_default=True)
 @click.option("--port", type=int, default=8080, show_default=True, help="The gateway's port; 0 takes a free one.")
-@click.option("--loop/--no-loop", default=True, show_default=True, help="Also learn from traffic: a quarter of an hour.")
+@click.option("--loop/--no-loop", default=True, show_default=True, help="Also learn from traffic: some 15 minutes.")
 @click.option("--calls", type=click.IntRange(1), default=200, show_default=True, help="Calls that are compared.")
 @click.option("--rate", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Calls a second.")
 @click.option("--learn-calls", type=click.IntRange(1), default=1_800, show_default=True, help="Calls to learn from.")
