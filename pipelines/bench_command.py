@@ -12,7 +12,6 @@ import msgspec
 from rich.console import Console
 
 from observations.state import DEFAULT_ROOT
-from pipelines.promote_command import read_policy
 from pipelines.quick_trial import QUICK_PROMOTION
 from pipelines.training_config import PRESETS
 from registry.errors import BadInputError, EnvironmentFaultError
@@ -68,8 +67,7 @@ def bench(data: str, families: str, state: Path | None, promotion: Path | None, 
         data=data,
         families=tuple(dict.fromkeys(name.strip() for name in families.split(",") if name.strip())),
         state=_new_folder(state),
-        promotion=read_policy(promotion or QUICK_PROMOTION),
-        promotion_file=promotion or QUICK_PROMOTION,
+        promotion=promotion or QUICK_PROMOTION,
         **given,
     )
     signal.signal(signal.SIGTERM, _interrupt)  # so that the processes it started end with it

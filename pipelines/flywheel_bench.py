@@ -25,12 +25,12 @@ from pipelines.children import Child, command_of, wait_until_ready
 from pipelines.datasets import DatasetStore
 from pipelines.flywheel import Made, Turn, TurnOptions, turn
 from pipelines.promote import ON_THE_WAY, Look, look_at_all
+from pipelines.promote_command import read_policy
 from pipelines.quick_trial import policies_with
 from pipelines.traffic import TrafficPlan, pick_rows, run_traffic
 from pipelines.traffic_report import TrafficReport
 from pipelines.workload import Workload
 from pipelines.workload_rows import Row
-from policies.promotion import PromotionPolicy
 from registry.errors import BadInputError, EnvironmentFaultError, WorkloadError
 from registry.loading import load_catalog
 from registry.managed import MadeSpecialists
@@ -57,9 +57,8 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     families: tuple[str, ...]
     state: Path
     registry: Path
-    promotion: PromotionPolicy
-    promotion_file: Path
-    """Where that policy was read; the gateway demotes by it."""
+    promotion: Path
+    """A promotion.yaml: what the loop promotes by, and the gateway demotes by."""
     calls: int = 2_000
     """Most rows of a family that are sent to be learnt from, those for its canary among them."""
     judged_calls: int | None = None
@@ -138,6 +137,7 @@ class _Bench:
         self._say = say
         self._children = children
         self._rows = chosen_rows(options.workload, options)  # first: a folder that is not empty would be refused later
+        self._promotion = read_policy(options.promotion)
         self._paths = StatePaths(options.state).create()
         self._url = ""
         self._began_ms = 0
@@ -161,7 +161,7 @@ class _Bench:
         options = self._options
         teacher = self._child("teacher", self._teacher_arguments())
         where = ["--registry", str(options.registry), "--state", str(self._paths.root), "--port", "0"]
-        where += ["--policies", str(policies_with(options.promotion_file, self._paths.root / "policies"))]
+        where += ["--policies", str(policies_with(options.promotion, self._paths.root / "policies"))]
         gateway = self._child(
             "gateway", ["serve", *where, "--log-level", "error"], JOURNEYMAN_TEACHER_URL=str(teacher["url"])
         )
@@ -193,7 +193,7 @@ class _Bench:
         options = self._options
         catalog = load_catalog(options.registry, made=MadeSpecialists(self._paths.root).look()).catalog
         given = TurnOptions(
-            promotion=options.promotion,
+            promotion=self._promotion,
             preset=options.preset,
             max_examples=options.max_examples,
             max_tasks=2 * len(options.families),
@@ -211,7 +211,7 @@ class _Bench:
             batches = [rows[:_CANARY_BATCH] for rows in left.values()]
             left = {family: rows[_CANARY_BATCH:] for family, rows in left.items()}
             self._wait_for_record(self._send(_mixed(batches), "auto", self._options.rate_per_s, "traffic for canaries"))
-            self._told(look_at_all(self._paths, self._options.promotion))
+            self._told(look_at_all(self._paths, self._promotion))
 
     def _on_the_way(self) -> bool:
         return any(now.stage in ON_THE_WAY for now in Registrar(self._paths.root).history().stages.values())

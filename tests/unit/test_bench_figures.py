@@ -6,9 +6,9 @@ from rich.console import Console
 
 from pipelines.bench_figures import Promotion, as_table, figures
 from pipelines.flywheel_bench import BenchOptions, chosen_rows, run_bench
+from pipelines.quick_trial import QUICK_PROMOTION
 from pipelines.traffic_report import CallResult
 from pipelines.workload import Workload
-from policies.promotion import PromotionPolicy
 from registry.errors import BadInputError, WorkloadError
 
 
@@ -71,8 +71,7 @@ def test_nothing_is_divided_by_nothing():
 
 def options(workload, tmp_path, **more):
     given = {"workload": workload, "data": "own", "state": tmp_path, "registry": tmp_path / "registry.yaml"}
-    given["promotion_file"] = tmp_path / "promotion.yaml"
-    return BenchOptions(**given, promotion=PromotionPolicy(), **{"families": ("desk_triage",)} | more)
+    return BenchOptions(**given, promotion=QUICK_PROMOTION, **{"families": ("desk_triage",)} | more)
 
 
 def test_rows_to_learn_from_for_the_canary_and_to_judge_by_are_apart(tmp_path):
