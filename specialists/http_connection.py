@@ -40,6 +40,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.idle_since = 0.0
+        self.was_idle = False
+        """Whether the call under way found it idle: the server may have been closing it just then."""
         self.sent_at = 0.0
         self._reset()
         self._ended = True
@@ -66,6 +68,11 @@ class Connection(asyncio.Protocol):
     def has_ended(self) -> bool:
         """Whether the whole answer is here, read or not, or no more of it can come."""
         return self._ended or self._error is not None
+
+    @property
+    def was_closed_while_idle(self) -> bool:
+        """Whether an idle connection was lost before a byte of the answer: the request was hardly seen."""
+        return self.was_idle and self.is_closed and not self._received
 
     @property
     def reusable(self) -> bool:

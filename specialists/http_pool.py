@@ -129,6 +129,7 @@ class HttpPool:
             connection.abort()
             self._give_slot()
             return
+        connection.was_idle = False
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -210,6 +211,7 @@ class HttpPool:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed and now - connection.idle_since < IDLE_S:
+                connection.was_idle = True
                 return connection
             connection.abort()
             self._open -= 1

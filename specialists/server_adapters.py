@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct, field
 
-from registry.errors import BackendError, BackendOverloadedError, BreakerOpenError, JourneymanError
+from registry.errors import (
+    BackendError,
+    BackendOverloadedError,
+    BackendTimeoutError,
+    BreakerOpenError,
+    JourneymanError,
+)
 
 from .backend import Backend
 from .calls import Call, Sampling
@@ -146,6 +152,9 @@ class ServerAdapters:
         if health.ok and self._clock() - self._checked_at_s >= CHECK_S:
             try:
                 await self._compare()
+            except BackendTimeoutError as error:
+                # A busy server answers calls and lets a list wait; a dead one is found by its probes and calls.
+                problems.append(f"the list of adapters is late: {error.message}")
             except BackendError as error:
                 self._gone(f"the list of adapters cannot be read: {error.message}", problems)
         elif not health.ok:

@@ -99,12 +99,25 @@ class Caller:
             await asyncio.sleep(wait_s)
 
     async def try_once(self, request: Request, clock: CallClock, pool: HttpPool) -> Connection:
-        """One try over one of the pools, outside the breaker and the retry budget."""
+        """One try over one of the pools, outside the breaker and the retry budget.
+
+        A server that closes what was idle (uvicorn after 5 s) may do so as a request sets out. That is no failure of
+        its: the request goes again at once, over the next connection.
+        """
         if self._fault:
             raise never_again(
                 BackendUnavailableError(f"backend {self.entry.name!r}: {self._fault}", backend=self.entry.name)
             )
-        connection = await self._connect(clock, pool)
+        while True:
+            connection = await self._connect(clock, pool)
+            try:
+                return await self._begin(connection, request, clock, pool)
+            except BackendUnavailableError:
+                if not connection.was_closed_while_idle:
+                    raise
+
+    async def _begin(self, connection: Connection, request: Request, clock: CallClock, pool: HttpPool) -> Connection:
+        """Send, and return the connection once the head of a good answer is here."""
         try:
             connection.send(request.head, request.body)
             due = clock.first_token(connection.sent_at) if request.streams else clock.total()

@@ -711,6 +711,27 @@ async def test_a_server_that_closes_idle_connections_costs_no_call():
         assert server.connections == 5
 
 
+async def test_a_server_that_closes_what_was_idle_as_a_request_sets_out_costs_no_call_and_no_retry():
+    async def behave(writer):
+        if len(server.requests) % 2 == 0:
+            return "close"  # without a byte of an answer
+        writer.write(whole())
+        await writer.drain()
+        return "keep"
+
+    async with upstream(behave, max_retries=0, breaker_failures=1) as (server, backend):
+        assert (await backend.complete(ASK, 5000)).text == "hi"
+        assert (await backend.complete(ASK, 5000)).text == "hi"
+        assert server.connections == 2 and len(server.requests) == 3
+
+
+async def test_a_new_connection_that_is_closed_without_an_answer_is_a_failure():
+    async with upstream(answers(then="close"), max_retries=0) as (server, backend):
+        with pytest.raises(BackendUnavailableError):
+            await backend.complete(ASK, 5000)
+        assert server.connections == 1
+
+
 async def test_a_slow_reader_bounds_what_is_held():
     produced = 0
 
