@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prefix-cache-mib", type=int, default=defaults.prefix_cache_mib, help="0 turns it off (%(default)s)"
     )
+    parser.add_argument(
+        "--max-guesses",
+        type=int,
+        default=defaults.max_guesses,
+        help="guessed tokens checked in a step, 0 turns it off (%(default)s)",
+    )
     parser.add_argument("--threads", type=int, help="compute threads (torch's choice)")
     parser.add_argument(
         "--lora", action="append", default=[], metavar="NAME=FOLDER", help="an adapter to load at start; repeatable"

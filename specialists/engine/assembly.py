@@ -128,7 +128,8 @@ def load_engine(settings: EngineSettings, report: Report) -> Engine:
     for name, path in settings.adapters:
         served.load(name, str(path))
         report(f"loaded adapter {name}")
-    loop = EngineLoop(model, _limits(settings, shape.kv_token_bytes), context, settings.prefix_cache_mib << 20)
+    limits = _limits(settings, shape.kv_token_bytes)
+    loop = EngineLoop(model, limits, context, settings.prefix_cache_mib << 20, settings.max_guesses)
     grammars = Grammars(prompter.tokenizer, shape.vocabulary, shape.eos_token_ids)
     return Engine(prompter, loop, served, grammars, context, shape.vocabulary)
 

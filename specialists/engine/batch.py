@@ -24,8 +24,8 @@ class Work(msgspec.Struct, frozen=True):
     start: int
     tokens: Sequence[int]
     adapter: Adapter | None
-    samples: bool
-    """Whether the last of the tokens is followed by a sampled one."""
+    samples: int
+    """How many of the last tokens' next ones are wanted: none inside a prompt, more than one to check guesses."""
 
     @property
     def end(self) -> int:
@@ -43,7 +43,9 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Several prompt tokens of one row: `begin` to `end` of the batch, after `start` positions already cached."""
+    """Several tokens of one row, prompt or guesses: `begin` to `end` of the batch, after `start` positions already
+    cached.
+    """
 
     row: int
     begin: int
@@ -85,7 +87,7 @@ def lay_out(work: Sequence[Work], capacity: int) -> Batch:
         slots.extend(range(item.row * capacity + item.start, item.row * capacity + item.end))
     decoders = sorted((i for i in by_adapter if len(work[i].tokens) == 1), key=lambda i: work[i].row)
     at = [begins[i] for i in decoders]
-    sampling = [i for i in by_adapter if work[i].samples]
+    sampled = [(i, begins[i] + place) for i in by_adapter for place in _sampled(work[i])]
     return Batch(
         token_ids=torch.tensor(ids),
         positions=torch.tensor(positions),
@@ -94,9 +96,13 @@ def lay_out(work: Sequence[Work], capacity: int) -> Batch:
         decoding=None if at == list(range(len(ids))) else torch.tensor(at, dtype=torch.long),
         runs=_runs([work[i] for i in decoders]),
         chunks=tuple(_chunk(work[i], begins[i]) for i in by_adapter if len(work[i].tokens) > 1),
-        sampled=torch.tensor([begins[i] + len(work[i].tokens) - 1 for i in sampling], dtype=torch.long),
-        order=tuple(sampling),
+        sampled=torch.tensor([position for _, position in sampled], dtype=torch.long),
+        order=tuple(i for i, _ in sampled),
     )
+
+
+def _sampled(item: Work) -> range:
+    return range(len(item.tokens) - item.samples, len(item.tokens))
 
 
 def _identity(item: Work) -> int:

@@ -18,6 +18,8 @@ def exposition(counts: Counts, adapters: int) -> str:
         ("prompt_tokens_total", "counter", "Prompt tokens taken in.", counts.prompt_tokens),
         ("cached_prompt_tokens_total", "counter", "Prompt tokens that a cached prefix saved.", counts.cached_tokens),
         ("completion_tokens_total", "counter", "Tokens generated.", counts.completion_tokens),
+        ("guessed_tokens_total", "counter", "Tokens guessed ahead and checked.", counts.guessed_tokens),
+        ("accepted_guesses_total", "counter", "Guessed tokens that were right.", counts.accepted_guesses),
     )
     lines = []
     for name, kind, text, value in rows:

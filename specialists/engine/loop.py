@@ -1,24 +1,28 @@
-"""The compute thread: plans a step, computes it, chooses tokens, hands out what each request gains. Knows nothing
-of HTTP.
+"""The compute thread: plans a step, guesses ahead, computes, chooses tokens, hands out what each request gains. Knows
+nothing of HTTP.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 import structlog
+from torch import Tensor
 
 from registry.errors import InvalidRequestError
 from specialists.engine.batch import Work, lay_out
+from specialists.engine.growth import extend
 from specialists.engine.kv_cache import KvCache
 from specialists.engine.llama import LlamaModel
 from specialists.engine.prefixes import SHORTEST, PrefixStore, Tokens, shared_prefix
-from specialists.engine.sampler import Choice, choose
+from specialists.engine.sampler import choose
 from specialists.engine.scheduler import Limits, Scheduler
 from specialists.engine.sequence import Delta, Sequence
+from specialists.engine.speculation import Speculation
 
 Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
 log = structlog.get_logger(__name__)
@@ -34,6 +38,8 @@ class Counts(msgspec.Struct, frozen=True):
     cached_tokens: int
     completion_tokens: int
     prefix_bytes: int
+    guessed_tokens: int
+    accepted_guesses: int
 
 
 class EngineLoop:
@@ -41,11 +47,14 @@ class EngineLoop:
     thread.
     """
 
-    def __init__(self, model: LlamaModel, limits: Limits, max_context_tokens: int, prefix_bytes: int) -> None:
+    def __init__(
+        self, model: LlamaModel, limits: Limits, max_context_tokens: int, prefix_bytes: int, max_guesses: int
+    ) -> None:
         self._model = model
         self._cache = KvCache(model.shape, limits.max_running, max_context_tokens)
         self._prefixes = PrefixStore(prefix_bytes)
         self._scheduler = Scheduler(limits)
+        self._speculation = Speculation(max_guesses, model.shape.eos_token_ids)
         self._changed = threading.Condition()
         self._ended = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
@@ -90,15 +99,17 @@ class EngineLoop:
             self._changed.notify()
 
     def forget(self, adapter: int) -> None:
-        """Drops the cached prefixes of an adapter that was unloaded."""
+        """Drops the cached prefixes and the remembered answers of an adapter that was unloaded."""
         with self._changed:
             self._prefixes.forget(adapter)
+            self._speculation.forget(adapter)
 
     def counts(self) -> Counts:
         """A snapshot."""
         running, waiting = len(self._scheduler.running), len(self._scheduler.waiting)
         totals = (self._steps, self._prompt_tokens, self._cached_tokens, self._completion_tokens)
-        return Counts(running, waiting, *totals, self._prefixes.size_bytes)
+        guesses = (self._speculation.guessed_tokens, self._speculation.accepted_tokens)
+        return Counts(running, waiting, *totals, self._prefixes.size_bytes, *guesses)
 
     def _run(self) -> None:
         while not self._ended:
@@ -125,27 +136,51 @@ class EngineLoop:
         return self._scheduler.plan(self._place)
 
     def _step(self, steps: list[tuple[Sequence, int]]) -> None:
-        longest = max(sequence.computed + count for sequence, count in steps)
-        self._cache.reserve(longest, len(self._scheduler.running))
-        work = [_work(sequence, count) for sequence, count in steps]
+        guesses = self._guess(steps)
+        work = [_work(sequence, count, guessed) for (sequence, count), guessed in zip(steps, guesses, strict=True)]
+        self._cache.reserve(max(item.end for item in work), len(self._scheduler.running))
         batch = lay_out(work, self._cache.capacity)
         logits = self._model.forward(batch, self._cache)
         for sequence, count in steps:
             sequence.computed += count
-        sampled = [steps[i][0] for i in batch.order]
-        choices = choose(logits, sampled, self._model.shape.eos_token_ids)
-        deltas = [(s, self._extend(s, choice)) for s, choice in zip(sampled, choices, strict=True)]
+        answering = list(dict.fromkeys(batch.order))
+        ends = itertools.accumulate(work[i].samples for i in answering)
+        deltas = [
+            (steps[i][0], self._answer(steps[i][0], guesses[i], logits[end - work[i].samples : end]))
+            for i, end in zip(answering, ends, strict=True)
+        ]
         self._steps += 1
         with self._changed:
             for sequence, delta in deltas:
                 if delta.finish_reason:
+                    self._speculation.learn(sequence)
                     self._release(sequence)
         self._deliver(deltas)
+
+    def _guess(self, steps: list[tuple[Sequence, int]]) -> list[list[int]]:
+        """What to check behind each sequence's own tokens, within the step's budget."""
+        running, guesses = len(self._scheduler.running), []
+        room = self._scheduler.limits.max_step_tokens - sum(count for _, count in steps)
+        for sequence, count in steps:
+            guesses.append(self._speculation.guess(sequence, running, room) if count == sequence.pending else [])
+            room -= len(guesses[-1])
+        return guesses
+
+    def _answer(self, sequence: Sequence, guessed: list[int], logits: Tensor) -> Delta:
+        """Extends by the guesses that are right and one token more; the keys of wrong ones count as not computed."""
+        right = self._speculation.judge(sequence, guessed, logits.argmax(dim=1).tolist()) if guessed else 0
+        kept = right + 1
+        before = sequence.completion_tokens
+        choices = choose(logits[:kept], [sequence] * kept, self._model.shape.eos_token_ids)
+        delta = extend(sequence, choices, self._model.shape.eos_token_ids)
+        sequence.computed = min(sequence.computed + right, len(sequence.tokens))
+        self._completion_tokens += sequence.completion_tokens - before
+        return delta
 
     def _place(self, sequence: Sequence) -> int:
         """Fills a joining sequence's row with the longest prefix that is known for its adapter; gives its length."""
         adapter, prompt = (
-            _identity(sequence),
+            sequence.identity,
             np.array(sequence.tokens[:-1], dtype=np.int64),
         )  # the last token must be computed
         self._cache.reserve(len(prompt) + 1, len(self._scheduler.running))
@@ -164,31 +199,13 @@ class EngineLoop:
         found = [
             (shared_prefix(np.array(other.tokens[: other.computed], dtype=np.int64), prompt), other.row)
             for other in self._scheduler.running
-            if other is not sequence and _identity(other) == _identity(sequence)
+            if other is not sequence and other.identity == sequence.identity
         ]
         return max(found, default=(0, -1))
 
-    def _extend(self, sequence: Sequence, choice: Choice) -> Delta:
-        """Appends the token; decides whether the answer ends with it, and why."""
-        s, token = sequence.sampling, choice.token_id
-        sequence.tokens.append(token)
-        self._completion_tokens += 1
-        if sequence.constraint:
-            sequence.constraint.accept(token)
-        ends = token in s.stop_token_ids or (token in self._model.shape.eos_token_ids and not s.ignore_eos)
-        text = "" if ends else sequence.text.push(token)
-        complete = sequence.constraint is not None and sequence.constraint.complete
-        reason = "stop" if ends or complete or sequence.text.stopped else None
-        if reason is None and sequence.completion_tokens >= s.max_tokens:
-            reason = "length"
-        if reason and not sequence.text.stopped:
-            text += sequence.text.finish()
-        logprobs = () if choice.logprob is None else (choice.logprob,)
-        return Delta(text, logprobs, reason, sequence.completion_tokens, sequence.cached)
-
     def _release(self, sequence: Sequence) -> None:
         """Frees a row, keeping what it computed for the next prompt that begins alike."""
-        adapter, known = _identity(sequence), np.array(sequence.tokens[: sequence.computed], dtype=np.int64)
+        adapter, known = sequence.identity, np.array(sequence.tokens[: sequence.computed], dtype=np.int64)
         if self._prefixes.worth_saving(adapter, known):
             self._prefixes.add(adapter, known, self._cache.save(sequence.row, len(known)))
         move = self._scheduler.remove(sequence)
@@ -202,16 +219,12 @@ class EngineLoop:
         self._deliver([(s, Delta("", (), "error", s.completion_tokens, s.cached, message)) for s in failed])
 
 
-def _identity(sequence: Sequence) -> int:
-    return sequence.adapter.identity if sequence.adapter else 0
-
-
-def _work(sequence: Sequence, count: int) -> Work:
+def _work(sequence: Sequence, count: int, guessed: list[int]) -> Work:
     start = sequence.computed
     return Work(
         row=sequence.row,
         start=start,
-        tokens=sequence.tokens[start : start + count],
+        tokens=sequence.tokens[start : start + count] + guessed,
         adapter=sequence.adapter,
-        samples=start + count == len(sequence.tokens),
+        samples=len(guessed) + 1 if count == sequence.pending else 0,
     )

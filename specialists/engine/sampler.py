@@ -30,11 +30,16 @@ def choose(logits: Tensor, sequences: list[Sequence], eos_token_ids: tuple[int, 
     choices = []
     for row, sequence in enumerate(sequences):
         token = greedy[row]
-        if _needs_own_logits(sequence) or sequence.sampling.temperature > 0:
+        if not is_plainly_greedy(sequence):
             token = _pick(_adjusted(logits[row], sequence, eos_token_ids), sequence)
         wanted = sequence.sampling.top_logprobs
         choices.append(Choice(token, None if wanted is None else _logprob(logits[row], token, wanted)))
     return choices
+
+
+def is_plainly_greedy(sequence: Sequence) -> bool:
+    """Whether its next token is the likeliest by the model's own logits, and so known from them alone."""
+    return sequence.sampling.temperature <= 0 and not _needs_own_logits(sequence)
 
 
 def _needs_own_logits(sequence: Sequence) -> bool:

@@ -98,6 +98,11 @@ class Sequence:
         self.cancelled = False
 
     @property
+    def identity(self) -> int:
+        """Of its adapter; 0 for the bare model."""
+        return self.adapter.identity if self.adapter else 0
+
+    @property
     def output(self) -> list[int]:
         """Token ids of the answer so far."""
         return self.tokens[self.prompt_tokens :]

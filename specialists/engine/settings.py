@@ -40,6 +40,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the running sequences may hold; one that does not fit yet waits."""
     prefix_cache_mib: int = 512
     """What finished sequences may keep for the next prompt that begins alike; 0 turns it off."""
+    max_guesses: int = 8
+    """Guessed tokens that a step checks for one sequence; 0 turns guessing off. Never changes an answer's text."""
     threads: int | None = None
     """Compute threads; torch's own choice when absent."""
     adapters: tuple[tuple[str, Path], ...] = ()
