@@ -66,6 +66,7 @@ class Execution:
         self._contenders = means.roster.contenders
         self._thresholds = {name: means.roster.threshold(self._contenders[name]) for name in plan.chain}
         self._backends = means.roster.backends()
+        self._lulls = means.roster.lulls
         self._verifier = means.verifier
         self._observe = means.observe
         self._serve_unverified = means.serve_unverified
@@ -141,12 +142,13 @@ class Execution:
         self._replies.append(reply)
         try:
             call = call_for(contender, self._job.call)
-            if collector is None:
-                completion = await backend.complete(call, attempt.budget_ms)
-            else:
-                async for token in self._stream(backend, call, attempt, reply, collector):
-                    yield token
-                completion = collector.completion()
+            with self._lulls.answering(contender.backend):
+                if collector is None:
+                    completion = await backend.complete(call, attempt.budget_ms)
+                else:
+                    async for token in self._stream(backend, call, attempt, reply, collector):
+                        yield token
+                    completion = collector.completion()
             reply.completion = read_answer(contender.template, completion) if contender.template else completion
         except BackendError as error:
             reply.error = error

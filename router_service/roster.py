@@ -26,6 +26,7 @@ from specialists.replicas import ReplicatedBackend
 from specialists.server_adapters import Canary
 
 from .beliefs import Beliefs
+from .lulls import Lulls
 
 UNMEASURED_FRONTIER: Final = 0.95
 """P(right) of the frontier where nobody has measured it: it is what the others are measured by."""
@@ -48,6 +49,8 @@ class Roster:
         self._backends: dict[str, Backend] = {}
         self._adapters: dict[str, AdapterSet] = {}
         self._retired: set[asyncio.Task[None]] = set()
+        self.lulls = Lulls()
+        """Told of every call that is made for a caller."""
         self.follow(catalog)
 
     def follow(self, catalog: Catalog) -> None:

@@ -34,6 +34,8 @@ from .roster import Roster
 QUEUED: Final = 32
 """Calls that wait for a shadow; more are left out."""
 SHADOW_BUDGET_MS: Final = 60_000.0
+PATIENCE_S: Final = 2.0
+"""How long a mirrored call lets callers' go first; a backend that is never free is still shadowed, slowly."""
 
 _log = get("shadowing")
 
@@ -113,6 +115,7 @@ class Mirror:
 
     async def _answer(self, mirrored: _Mirrored) -> None:
         job, contender, parts = mirrored.job, mirrored.contender, self._parts
+        await parts.roster.lulls.wait(contender.backend, PATIENCE_S)
         backend = parts.roster.backends().get(contender.backend)
         if backend is None or not self._is_ready(contender):  # gone, or its place was given away while this waited
             parts.metrics.add("journeyman_shadow_total", contender.name, "shed")

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from observations.records import ShadowRecord
 from observations.segments import scan_segment
+from router_service import shadowing
 from router_service.shadowing import Mirror, is_drawn
 from tests.e2e.engine_process import make_adapter
 
@@ -134,6 +136,27 @@ async def test_a_shadow_whose_adapter_left_while_the_call_waited_is_not_blamed(s
         (await client.get("/metrics")).text
     )
     assert shadows(tmp_path) == []
+
+
+async def test_a_mirrored_call_lets_a_callers_go_first_but_not_for_ever(start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shadowing, "PATIENCE_S", 0.5)
+    client = await start()
+    lulls, backend = client.services.roster.lulls, client.services.roster.backends()["echo"]
+    complete, seen = backend.complete, []
+
+    async def watched(call, budget_ms):
+        seen.append((call.prompt is not None, lulls.is_answering("echo"), time.monotonic()))
+        return await complete(call, budget_ms)
+
+    monkeypatch.setattr(backend, "complete", watched)
+    with lulls.answering("echo"):
+        await client.post("/v1/chat/completions", json=BODY | {"model": "auto"})
+        await until(lambda: shadows(tmp_path))
+    await client.post("/v1/chat/completions", json=BODY | {"model": "auto"})
+    await until(lambda: len(shadows(tmp_path)) == 2)
+    (_, _, asked_s), mirrored, live, mirrored_again = seen
+    assert mirrored[:2] == (True, True) and mirrored[2] - asked_s >= 0.5
+    assert live[:2] == (False, True) and mirrored_again[:2] == (True, False)
 
 
 def test_the_share_that_is_mirrored_is_the_share_asked_for() -> None:
