@@ -1,7 +1,8 @@
 """One step's work as tensors: which tokens, where their keys go, which rows attend together. Knows nothing of weights.
 
 Tokens are laid out adapter by adapter, so that each adapter's low-rank product is taken on one slice. Rows that
-decode attend in runs: neighbouring rows of similar length, padded to the longest of the run.
+compute a few tokens (the next one, with guesses behind it) attend in runs: neighbouring rows of similar length, padded
+to the longest of the run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 from specialists.engine.adapters import Adapter
 
 SMALLEST_BUCKET = 128
+FEW = 16
+"""Tokens of one row up to which attention costs less together with the neighbours' than by itself."""
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -34,18 +37,20 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Rows `first` to `last` (exclusive) that decode one token each, attending to at most `length` positions."""
+    """Rows `first` to `last` (exclusive), each with `queries` tokens that attend to at most `length` positions. A row
+    with fewer tokens repeats its last one.
+    """
 
     first: int
     last: int
+    queries: int
     length: int
     mask: Tensor | None
+    """(rows, 1, queries, length): 0 where a token sees a position, minus infinity elsewhere; None: each sees all."""
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Several tokens of one row, prompt or guesses: `begin` to `end` of the batch, after `start` positions already
-    cached.
-    """
+    """Many tokens of one row: `begin` to `end` of the batch, after `start` positions already cached."""
 
     row: int
     begin: int
@@ -64,7 +69,7 @@ class Batch(msgspec.Struct, frozen=True):
     cache_slots: Tensor
     groups: tuple[tuple[Adapter, int, int], ...]
     decoding: Tensor | None
-    """Batch positions of the decoding rows in row order; None when they are the whole batch in order already."""
+    """Batch positions of the runs' tokens in the runs' order; None when that is the whole batch in order already."""
     runs: tuple[Run, ...]
     chunks: tuple[Chunk, ...]
     sampled: Tensor
@@ -85,8 +90,10 @@ def lay_out(work: Sequence[Work], capacity: int) -> Batch:
         ids.extend(item.tokens)
         positions.extend(range(item.start, item.end))
         slots.extend(range(item.row * capacity + item.start, item.row * capacity + item.end))
-    decoders = sorted((i for i in by_adapter if len(work[i].tokens) == 1), key=lambda i: work[i].row)
-    at = [begins[i] for i in decoders]
+    decoders = sorted((i for i in by_adapter if len(work[i].tokens) <= FEW), key=lambda i: work[i].row)
+    spans = _spans([work[i] for i in decoders])
+    begin_of_row = {work[i].row: begins[i] for i in decoders}
+    at = [begin_of_row[item.row] + place for span in spans for item in span for place in _places(item, span)]
     sampled = [(i, begins[i] + place) for i in by_adapter for place in _sampled(work[i])]
     return Batch(
         token_ids=torch.tensor(ids),
@@ -94,8 +101,8 @@ def lay_out(work: Sequence[Work], capacity: int) -> Batch:
         cache_slots=torch.tensor(slots),
         groups=_group(work, by_adapter, begins),
         decoding=None if at == list(range(len(ids))) else torch.tensor(at, dtype=torch.long),
-        runs=_runs([work[i] for i in decoders]),
-        chunks=tuple(_chunk(work[i], begins[i]) for i in by_adapter if len(work[i].tokens) > 1),
+        runs=tuple(_run(span) for span in spans),
+        chunks=tuple(_chunk(work[i], begins[i]) for i in by_adapter if len(work[i].tokens) > FEW),
         sampled=torch.tensor([position for _, position in sampled], dtype=torch.long),
         order=tuple(i for i, _ in sampled),
     )
@@ -127,7 +134,7 @@ def _bucket(length: int) -> int:
     return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
 
 
-def _runs(decoders: list[Work]) -> tuple[Run, ...]:
+def _spans(decoders: list[Work]) -> list[list[Work]]:
     """Neighbouring rows whose lengths round up to the same power of two."""
     spans: list[list[Work]] = []
     for item in decoders:
@@ -136,20 +143,25 @@ def _runs(decoders: list[Work]) -> tuple[Run, ...]:
             spans[-1].append(item)
         else:
             spans.append([item])
-    return tuple(_run(span) for span in spans)
+    return spans
+
+
+def _places(item: Work, span: list[Work]) -> list[int]:
+    """Which of a row's tokens are its queries: all, then the last again until there are as many as the longest has."""
+    last = len(item.tokens) - 1
+    return [min(place, last) for place in range(max(len(other.tokens) for other in span))]
 
 
 def _run(span: list[Work]) -> Run:
-    lengths = [item.end for item in span]
-    longest = max(lengths)
-    mask = None if min(lengths) == longest else _padding_mask(lengths, longest)
-    return Run(span[0].row, span[-1].row + 1, longest, mask)
+    seen = [[item.start + place + 1 for place in _places(item, span)] for item in span]
+    longest = max(map(max, seen))
+    mask = None if min(map(min, seen)) == longest else _mask(seen, longest)
+    return Run(span[0].row, span[-1].row + 1, len(seen[0]), longest, mask)
 
 
-def _padding_mask(lengths: list[int], longest: int) -> Tensor:
-    """(rows, 1, 1, longest): 0 where a row has a token, minus infinity beyond its end."""
-    beyond = torch.arange(longest)[None] >= torch.tensor(lengths)[:, None]
-    return torch.zeros(len(lengths), longest).masked_fill_(beyond, float("-inf"))[:, None, None]
+def _mask(seen: list[list[int]], longest: int) -> Tensor:
+    beyond = torch.arange(longest) >= torch.tensor(seen)[:, None, :, None]
+    return torch.zeros(beyond.shape).masked_fill_(beyond, float("-inf"))
 
 
 def _chunk(item: Work, begin: int) -> Chunk:

@@ -94,21 +94,23 @@ class LlamaModel:
         return mixed
 
     def _decode(self, queries: Tensor, runs: tuple[Run, ...], cache: Tensor) -> Tensor:
-        """One query a row. The query heads that share a key head are taken as positions of that head: no key is
-        copied.
-        """
-        s = self.shape
-        grouped = queries.view(len(queries), s.kv_heads, s.heads // s.kv_heads, s.head_dim)
+        """A few queries a row."""
         parts, done = [], 0
         for run in runs:
-            rows = run.last - run.first
-            keys, values = cache[run.first : run.last, : run.length].permute(2, 0, 3, 1, 4).unbind(0)
-            part = functional.scaled_dot_product_attention(
-                grouped[done : done + rows], keys, values, attn_mask=run.mask
-            )
-            parts.append(part.reshape(rows, -1))
-            done += rows
+            count = (run.last - run.first) * run.queries
+            parts.append(self._decode_run(queries[done : done + count], run, cache))
+            done += count
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _decode_run(self, queries: Tensor, run: Run, cache: Tensor) -> Tensor:
+        """The query heads that share a key head are taken as positions of that head: no key is copied."""
+        s, rows = self.shape, run.last - run.first
+        sharing = s.heads // s.kv_heads
+        grouped = queries.view(rows, run.queries, s.kv_heads, sharing, s.head_dim).transpose(1, 2).flatten(2, 3)
+        keys, values = cache[run.first : run.last, : run.length].permute(2, 0, 3, 1, 4).unbind(0)
+        mask = run.mask if run.mask is None or run.queries == 1 else run.mask.repeat_interleave(sharing, 2)
+        mixed = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+        return mixed.view(rows, s.kv_heads, run.queries, -1).transpose(1, 2).reshape(rows * run.queries, -1)
 
     def _prefill(self, queries: Tensor, chunk: Chunk, cache: Tensor) -> Tensor:
         s = self.shape
