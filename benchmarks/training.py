@@ -117,7 +117,8 @@ def through_trl(model: Any, base: sft.Base, config: TrainingConfig, examples: li
         one for one in trainer.callback_handler.callbacks if not isinstance(one, sft.EarlyStoppingCallback)
     ]
     trainer.add_callback(clock)
-    trainer.train()
+    with sft.computing(trainer, base):
+        trainer.train()
     first, last = clock.ends[0], clock.ends[-1]
     return last[0] - first[0], last[1] - first[1]
 

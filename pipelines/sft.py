@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -45,7 +46,7 @@ from pipelines.training_data import (
     shown,
     tokens_of,
 )
-from pipelines.training_precision import ATTENTION, dtype_of, four_bits
+from pipelines.training_precision import ATTENTION, dtype_of, four_bits, frozen_in_bfloat16
 from pipelines.training_result import DryRun, Progress, Report, Trained, prepare_checkpoints, quiet
 from registry.entries import CanaryEntry
 from registry.errors import EnvironmentFaultError, GateFailedError
@@ -95,7 +96,7 @@ def train(
     trainer = make_trainer(with_adapter(base, config), base, config, (train_set, dev_set))
     trainer.add_callback(_Watch(on_progress))
     begin = time.perf_counter()
-    with quiet():
+    with quiet(), computing(trainer, base):
         done = trainer.train(resume_from_checkpoint=resumed)
     seconds = time.perf_counter() - begin
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -134,7 +135,9 @@ def dry_run(config: TrainingConfig, data: TrainingData, report: Report) -> DryRu
     batch = middling_batch(examples, config.batch_size)
     with tempfile.TemporaryDirectory() as nowhere:  # the trainer makes its folder
         aside = structs.replace(config, output_dir=nowhere)
-        seconds = _timed_steps(make_trainer(model, base, aside, (batch, batch)), batch)
+        trainer = make_trainer(model, base, aside, (batch, batch))
+        with computing(trainer, base):
+            seconds = _timed_steps(trainer, batch)
     a_pass = padded_tokens(lengths, config.batch_size, config.seed)
     of_batch = len(batch) * max(len(one.input_ids) for one in batch)
     estimate = sum(seconds) / len(seconds) * a_pass / of_batch * config.num_epochs
@@ -263,6 +266,11 @@ def make_trainer(model: Any, base: Base, config: TrainingConfig, sets: tuple[lis
         trainer.bfloat16_on_cpu = True
         base.model.set_attn_implementation(ATTENTION)
     return trainer
+
+
+def computing(trainer: Any, base: Base) -> AbstractContextManager[None]:
+    """While it trains: the base's weights as its products want them."""
+    return frozen_in_bfloat16(base.model) if trainer.bfloat16_on_cpu else nullcontext()
 
 
 def pick_canary(model: Any, tokenizer: Any, prompts: Sequence[str]) -> CanaryEntry | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
@@ -30,6 +32,28 @@ def _is_bfloat16_native() -> bool:
     cpu: Any = torch.cpu  # the names of these two questions are private
     asked = [getattr(cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(question is not None and question() for question in asked)
+
+
+@contextlib.contextmanager
+def frozen_in_bfloat16(model: Any) -> Iterator[None]:
+    """Hold the weights that are multiplied but not learnt in bfloat16, and give them back as they were.
+
+    Autocast rounds them anew on every pass, to the same numbers; on a CPU that is a tenth of a step.
+    """
+    head = model.get_output_embeddings()  # shares its weights with the embeddings, which are not multiplied
+    frozen = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head and not module.weight.requires_grad
+    ]
+    kept = [module.weight.data for module in frozen]
+    for module in frozen:
+        module.weight.data = module.weight.data.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for module, weight in zip(frozen, kept, strict=True):
+            module.weight.data = weight
 
 
 def four_bits(cuda: bool, dtype: torch.dtype) -> Any:

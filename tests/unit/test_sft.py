@@ -154,6 +154,24 @@ def test_bfloat16_on_a_cpu_learns_as_float32_does(model, data, tmp_path):
     assert half.dev_losses == pytest.approx(full.dev_losses, rel=0.02)
 
 
+def test_frozen_weights_are_held_in_bfloat16_for_the_same_loss_and_given_back_as_they_were(model, data, tmp_path):
+    from pipelines import sft
+
+    config = config_for(model, tmp_path, precision="bfloat16", lora_dropout=0.0)
+    base = sft.load_base(config, lambda _: None)
+    rows, _ = sft._tokenized(data.train[:8], base, config)
+    trainer = sft.make_trainer(sft.with_adapter(base, config), base, config, (rows, rows))
+    batch = trainer.data_collator([{"input_ids": one.input_ids, "labels": one.labels} for one in rows])
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    plain = trainer.compute_loss(trainer.model, dict(batch))
+    with sft.computing(trainer, base):
+        held = {value.dtype for name, value in trainer.model.state_dict().items() if "base_layer" in name}
+        assert held == {torch.bfloat16}
+        assert trainer.compute_loss(trainer.model, dict(batch)) == plain
+    after = trainer.model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+
+
 def test_a_training_ends_early_when_the_dev_loss_no_longer_falls(model, data, tmp_path):
     result = train(config_for(model, tmp_path, num_epochs=300, early_stopping_patience=2, learning_rate=0.03), data)
     assert result.stopped_early and result.epochs < 300
