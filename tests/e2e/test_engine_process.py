@@ -131,6 +131,31 @@ def test_a_mixed_batch_gives_each_request_its_own_adapters_answer(
     assert all(len({by_model[m, q] for m in (engine.model, "north", "south")}) == 3 for q in QUESTIONS)
 
 
+def test_answers_that_were_given_before_are_guessed_and_stay_the_same(
+    client: openai.OpenAI, engine: EngineProcess, reference: Reference
+) -> None:
+    jobs = [(model, question) for question in QUESTIONS for model in ("north", "south")]
+    expected = reference.generate(jobs, engine.model)
+    for _ in range(2):
+        for job in jobs:
+            ask(client, *job)
+    right, steps = metric(engine, "accepted_guesses_total"), metric(engine, "steps_total")
+    alone = [ask(client, *job, logprobs=True) for job in jobs]
+    steps = metric(engine, "steps_total") - steps
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        together = list(pool.map(lambda job: ask(client, *job, logprobs=True), jobs))
+    for answers in (alone, together):
+        for answer, (text, logprob) in zip(answers, expected, strict=True):
+            tokens = answer.choices[0].logprobs.content
+            assert answer.choices[0].message.content == text
+            assert len(tokens) == answer.usage.completion_tokens
+            assert sum(token.logprob for token in tokens) == pytest.approx(logprob, abs=0.01)
+    said = sum(answer.usage.completion_tokens for answer in alone)
+    assert steps < 0.7 * said
+    assert metric(engine, "accepted_guesses_total") > right
+    assert metric(engine, "accepted_guesses_total") <= metric(engine, "guessed_tokens_total")
+
+
 def test_a_stream_says_the_same_as_the_whole_answer(client: openai.OpenAI, engine: EngineProcess) -> None:
     whole = ask(client, "north", QUESTIONS[0], logprobs=True, top_logprobs=2)
     chunks = list(

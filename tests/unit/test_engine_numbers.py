@@ -34,7 +34,7 @@ def make_model(folder, kind="llama", dtype=torch.float32, **options):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(str(folder))
-    return model.float().eval()
+    return model_class.from_pretrained(str(folder), dtype=torch.float32).eval()  # `.float()` keeps rounded frequencies
 
 
 def load(folder):
@@ -67,28 +67,59 @@ def compute(model, cache, work):
 def test_chunks_and_decoding_in_one_step_agree_with_transformers(tmp_path, kind, dtype, options):
     reference = make_model(tmp_path, kind, dtype, **options)
     model, cache = load(tmp_path)
-    a, b, c = [3, 5, 7, 11, 13, 17], [2, 4, 8], [90, 80, 70, 60, 50]
+    a, b, c, d = [3, 5, 7, 11, 13, 17], [2, 4, 8], [90, 80, 70, 60, 50], list(range(3, 63))
     compute(
-        model, cache, [Work(0, 0, a[:5], None, False), Work(1, 0, b[:2], None, False), Work(2, 0, c[:2], None, False)]
+        model,
+        cache,
+        [
+            Work(0, 0, a[:5], None, 0),
+            Work(1, 0, b[:2], None, 0),
+            Work(2, 0, c[:2], None, 0),
+            Work(3, 0, d[:30], None, 0),
+        ],
     )
     found = compute(
-        model, cache, [Work(0, 5, a[5:], None, True), Work(1, 2, b[2:], None, True), Work(2, 2, c[2:], None, True)]
+        model,
+        cache,
+        [
+            Work(0, 5, a[5:], None, 1),
+            Work(1, 2, b[2:], None, 1),
+            Work(2, 2, c[2:], None, 1),
+            Work(3, 30, d[30:], None, 1),
+        ],
     )
     with torch.inference_mode():
-        for place, tokens in enumerate((a, b, c)):
+        for place, tokens in enumerate((a, b, c, d)):
             expected = reference(torch.tensor([tokens])).logits[0, -1]
             assert torch.allclose(found[place], expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_each_place_of_a_checked_run_has_its_own_next_token(tmp_path):
+    reference = make_model(tmp_path)
+    model, cache = load(tmp_path)
+    rows = [[3, 5, 7, 11, 13, 17], [2, 4, 8], list(range(30, 70))]
+    compute(model, cache, [Work(0, 0, rows[0][:2], None, 0), Work(1, 0, rows[1][:1], None, 0)])
+    batch = lay_out(
+        [Work(0, 2, rows[0][2:], None, 3), Work(1, 1, rows[1][1:], None, 2), Work(2, 0, rows[2], None, 4)],
+        cache.capacity,
+    )
+    logits = model.forward(batch, cache)
+    assert batch.order == (0, 0, 0, 1, 1, 2, 2, 2, 2)
+    with torch.inference_mode():
+        wanted = [(rows[0], 3), (rows[1], 2), (rows[2], 4)]
+        expected = torch.cat([reference(torch.tensor([tokens])).logits[0, -last:] for tokens, last in wanted])
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_a_moved_or_grown_row_goes_on_as_before(tmp_path):
     reference = make_model(tmp_path)
     model, cache = load(tmp_path)
     tokens = [3, 5, 7, 11, 13]
-    compute(model, cache, [Work(3, 0, tokens[:4], None, False)])
+    compute(model, cache, [Work(3, 0, tokens[:4], None, 0)])
     cache.copy_row(3, 1, 4)
     saved = cache.save(1, 4)
     cache.restore(5, saved, 4)
-    found = compute(model, cache, [Work(1, 4, tokens[4:], None, True), Work(5, 4, tokens[4:], None, True)])
+    found = compute(model, cache, [Work(1, 4, tokens[4:], None, 1), Work(5, 4, tokens[4:], None, 1)])
     with torch.inference_mode():
         expected = reference(torch.tensor([tokens])).logits[0, -1]
     assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-3)
@@ -126,7 +157,7 @@ def test_an_adapter_answers_as_under_peft_beside_rows_without_it(tmp_path, optio
         expected = adapted(torch.tensor([tokens])).logits[0, -1]
     model, cache = load(tmp_path)
     adapter = read_adapter("one", str(tmp_path / "one"), model.shape, 64)
-    found = compute(model, cache, [Work(0, 0, tokens, adapter, True), Work(1, 0, tokens, None, True)])
+    found = compute(model, cache, [Work(0, 0, tokens, adapter, 1), Work(1, 0, tokens, None, 1)])
     scale = float(expected.abs().max())
     assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-4 * scale)
     assert torch.allclose(found[1], plain, rtol=1e-4, atol=1e-4 * scale)
