@@ -12,6 +12,7 @@ import random
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ def main() -> None:
         base = sft.load_base(config, print)
         examples, _ = sft._tokenized(pairs[: config.max_examples], base, config)
         model = sft.with_adapter(base, config)
-        seconds: dict[str, list[tuple[float, float]]] = {"bare loop": [], "bare, learnt tokens only": [], "trl": []}
+        names = ("bare loop", "bare, learnt tokens only", "trl, weights rounded anew", "trl")
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for _ in range(options.blocks):
             seconds["bare loop"].append(bare(model, base, config, examples, loss_of=whole_loss))
             seconds["bare, learnt tokens only"].append(bare(model, base, config, examples, loss_of=lean_loss))
-            seconds["trl"].append(through_trl(model, base, config, examples))
+            seconds["trl, weights rounded anew"].append(through_trl(model, base, config, examples, holds=False))
+            seconds["trl"].append(through_trl(model, base, config, examples, holds=True))
     table(seconds, examples, config)
 
 
@@ -106,7 +109,9 @@ class _Clock(sft.TrainerCallback):
         self.ends.append((time.perf_counter(), time.process_time()))
 
 
-def through_trl(model: Any, base: sft.Base, config: TrainingConfig, examples: list[sft.Tokens]) -> tuple[float, float]:
+def through_trl(
+    model: Any, base: sft.Base, config: TrainingConfig, examples: list[sft.Tokens], *, holds: bool
+) -> tuple[float, float]:
     """Likewise, through the trainer as `sft.train` makes it, without evaluations and checkpoints."""
     trainer = sft.make_trainer(model, base, config, (examples, examples[:8]))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
@@ -117,7 +122,7 @@ def through_trl(model: Any, base: sft.Base, config: TrainingConfig, examples: li
         one for one in trainer.callback_handler.callbacks if not isinstance(one, sft.EarlyStoppingCallback)
     ]
     trainer.add_callback(clock)
-    with sft.computing(trainer, base):
+    with sft.computing(trainer, base) if holds else nullcontext():
         trainer.train()
     first, last = clock.ends[0], clock.ends[-1]
     return last[0] - first[0], last[1] - first[1]

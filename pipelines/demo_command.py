@@ -26,7 +26,7 @@ from registry.errors import GateFailedError
 EXIT_ENV = "JOURNEYMAN_DEMO_EXIT"
 
 
-_ROWS = 1_200
+_ROWS = 2_000
 """Of each family: enough that no call is sent twice."""
 
 
@@ -51,7 +51,7 @@ class Plan(Struct, frozen=True):
 @click.option("--loop/--no-loop", default=True, show_default=True, help="Also learn from traffic: some 15 minutes.")
 @click.option("--calls", type=click.IntRange(1), default=200, show_default=True, help="Calls that are compared.")
 @click.option("--rate", type=click.FloatRange(0.1), default=8.0, show_default=True, help="Calls a second.")
-@click.option("--learn-calls", type=click.IntRange(1), default=1_800, show_default=True, help="Calls to learn from.")
+@click.option("--learn-calls", type=click.IntRange(1), default=3_000, show_default=True, help="Calls to learn from.")
 @click.option("--tasks", type=click.IntRange(1), default=3, show_default=True, help="Most specialists to make.")
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--exit", "exits", is_flag=True, envvar=EXIT_ENV, help="End by itself instead of waiting for Ctrl-C.")
