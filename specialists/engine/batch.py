@@ -19,6 +19,9 @@ SMALLEST_BUCKET = 128
 FEW = 16
 """Tokens of one row up to which attention costs less together with the neighbours' than by itself."""
 
+PADDED = 3
+"""Tokens by which rows of a run may differ: attention over repeated ones costs less than one call more."""
+
 
 class Work(msgspec.Struct, frozen=True):
     """What one sequence computes in this step: `tokens` at positions `start`, `start + 1`, ... of its row."""
@@ -135,15 +138,19 @@ def _bucket(length: int) -> int:
 
 
 def _spans(decoders: list[Work]) -> list[list[Work]]:
-    """Neighbouring rows whose lengths round up to the same power of two."""
+    """Neighbouring rows of about as many tokens, whose lengths round up to the same power of two."""
     spans: list[list[Work]] = []
     for item in decoders:
-        joins = spans and spans[-1][-1].row + 1 == item.row and _bucket(spans[-1][-1].end) == _bucket(item.end)
-        if joins:
+        if spans and _joins(item, spans[-1]):
             spans[-1].append(item)
         else:
             spans.append([item])
     return spans
+
+
+def _joins(item: Work, span: list[Work]) -> bool:
+    alike = abs(len(item.tokens) - len(span[0].tokens)) <= PADDED and _bucket(item.end) == _bucket(span[-1].end)
+    return alike and span[-1].row + 1 == item.row
 
 
 def _places(item: Work, span: list[Work]) -> list[int]:
