@@ -11,8 +11,10 @@ from specialists.engine.guesses import Guesser
 from specialists.engine.sampler import is_plainly_greedy
 from specialists.engine.sequence import Sequence
 
-READING = 6
-"""A step reads the weights, which takes as long as computing this many tokens (SmolLM2-135M on two x86-64 cores)."""
+READING = 4
+"""A step reads the weights, which takes as long as computing this many tokens: 6 were measured for SmolLM2-135M on an
+x86-64 core, and the layout of checked tokens costs some of it.
+"""
 TRUST = 32.0
 """Guessed tokens that may fail in a row before an adapter's guesses are given up."""
 PRAISE = 2.0
