@@ -107,7 +107,14 @@ class TrainingConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "quick": {"num_epochs": 1, "learning_rate": 2e-3, "batch_size": 4, "warmup_steps": 10, "lora_dropout": 0.0},
-    "balanced": {"num_epochs": 2, "learning_rate": 2e-3, "batch_size": 8, "warmup_steps": 10, "lora_dropout": 0.0},
+    "balanced": {
+        "num_epochs": 2,
+        "learning_rate": 2e-3,
+        "batch_size": 8,
+        "warmup_steps": 10,
+        "lora_dropout": 0.0,
+        "target_modules": PROJECTIONS,
+    },
     "thorough": {"num_epochs": 5, "learning_rate": 1e-3, "batch_size": 8, "warmup_steps": 20},
 }
 
