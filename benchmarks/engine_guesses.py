@@ -2,8 +2,8 @@
 
 Two engines serve the same trained adapters, one with `--max-guesses 0`. Calls come once each, as the gateway asks them
 (the specialist's own prompt, greedy, log-probabilities, the end token obeyed), from 1, 4 and 16 callers at once; blocks
-of calls go to both engines by turns, so that a busy machine slows both. Steps and guesses are the engines' own counts.
-Texts must be the same, and each token's log-probability to 0.001.
+of calls go to both engines by turns, so that a busy machine slows both. Steps and guesses are the engines' own counts,
+CPU seconds are the engine process's (Linux). Texts must be the same, and each token's log-probability to 0.001.
 
     python -m benchmarks.engine_guesses --adapter ADAPTER ROWS --adapter ADAPTER ROWS   # trained ones, with JSON lines
     JOURNEYMAN_DATA=... python -m benchmarks.engine_guesses                             # trains two first: minutes
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -30,8 +31,7 @@ from benchmarks.same_answers import Given, Job, jobs_of, trained
 from tests.e2e.engine_process import EngineProcess, start_engine
 
 CALLERS: Final = (1, 4, 16)
-CALLS: Final = 48
-"""A cell of the table; for each adapter and number of callers other calls."""
+BLOCKS: Final = 4
 WARM_UP: Final = 8
 NEW_TOKENS: Final = 64
 COUNTED: Final = ("steps_total", "guessed_tokens_total", "accepted_guesses_total")
@@ -51,6 +51,7 @@ class Side(NamedTuple):
 
     answers: list[Answer]
     seconds: float
+    cpu_s: float
     counts: dict[str, float]
 
     @property
@@ -92,24 +93,31 @@ def counts(engine: EngineProcess) -> dict[str, float]:
 
 def run(engine: EngineProcess, jobs: list[Job], callers: int) -> Side:
     """The calls, so many at a time."""
-    before, begin = counts(engine), time.perf_counter()
+    before, cpu_s, begin = counts(engine), cpu_seconds(engine), time.perf_counter()
     with ThreadPoolExecutor(callers) as pool:
         answers = list(pool.map(lambda job: ask(engine, job), jobs))
     seconds, after = time.perf_counter() - begin, counts(engine)
-    return Side(answers, seconds, {name: after[name] - before[name] for name in COUNTED})
+    used_s = cpu_seconds(engine) - cpu_s
+    return Side(answers, seconds, used_s, {name: after[name] - before[name] for name in COUNTED})
+
+
+def cpu_seconds(engine: EngineProcess) -> float:
+    """What the process used so far, by the system's clock ticks."""
+    fields = Path(f"/proc/{engine.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def together(sides: list[Side]) -> Side:
     """Blocks of one cell as one."""
     answers = [answer for side in sides for answer in side.answers]
     totals = {name: sum(side.counts[name] for side in sides) for name in COUNTED}
-    return Side(answers, sum(side.seconds for side in sides), totals)
+    return Side(answers, sum(side.seconds for side in sides), sum(side.cpu_s for side in sides), totals)
 
 
 def measure(plain: EngineProcess, guessing: EngineProcess, jobs: list[Job], callers: int) -> Cell:
     """A cell: blocks of calls by turns, who goes first by turns too."""
     found: dict[str, list[Side]] = {plain.url: [], guessing.url: []}
-    size = max(CALLS // 4, 2 * callers)
+    size = max(len(jobs) // BLOCKS, callers)
     for number, begin in enumerate(range(0, len(jobs), size)):
         pair = (plain, guessing) if number % 2 else (guessing, plain)
         for engine in pair:
@@ -132,19 +140,18 @@ def same(cell: Cell) -> int:
 
 def report(cells: list[Cell]) -> None:
     """The table: without / with guessing."""
-    print(
-        "| adapter | callers | same answers | tokens an answer | steps | guesses right | tokens/s | p50 ms | faster |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| adapter | callers | same | tokens each | steps | guesses right | tokens/s | p50 ms | CPU s | faster |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for cell in cells:
         plain, guessing = cell.plain, cell.guessing
         guessed, right = (guessing.counts[name] for name in ("guessed_tokens_total", "accepted_guesses_total"))
         steps = f"{plain.counts['steps_total']:.0f} / {guessing.counts['steps_total']:.0f}"
         speeds = f"{plain.tokens / plain.seconds:.0f} / {guessing.tokens / guessing.seconds:.0f}"
+        p50s = f"{plain.p50_ms:.0f} / {guessing.p50_ms:.0f} | {plain.cpu_s:.1f} / {guessing.cpu_s:.1f}"
         print(
             f"| {cell.adapter} | {cell.callers} | {same(cell)} of {len(plain.answers)} "
             f"| {plain.tokens / len(plain.answers):.1f} | {steps} | {right:.0f} of {guessed:.0f} | {speeds} "
-            f"| {plain.p50_ms:.0f} / {guessing.p50_ms:.0f} | {plain.seconds / guessing.seconds:.2f} |"
+            f"| {p50s} | {plain.seconds / guessing.seconds:.2f} |"
         )
 
 
@@ -163,22 +170,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", nargs=2, action="append", default=[], metavar=("ADAPTER", "ROWS"), type=Path)
     parser.add_argument("--threads", type=int, help="compute threads of each engine (torch's choice)")
+    parser.add_argument("--callers", type=int, nargs="+", default=list(CALLERS), help="calls at once (%(default)s)")
+    parser.add_argument(
+        "--calls", type=int, default=48, help="of each adapter for each number of callers (%(default)s)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         every = [Given(*pair) for pair in options.adapter] or trained(Path(scratch))
         given = {f"{one.folder.name}-{number}": one for number, one in enumerate(every)}
         with engines(given, options.threads) as (plain, guessing):
-            report(list(_cells(given, plain, guessing)))
+            report(list(_cells(given, plain, guessing, options)))
 
 
-def _cells(given: dict[str, Given], plain: EngineProcess, guessing: EngineProcess) -> Iterator[Cell]:
+def _cells(
+    given: dict[str, Given], plain: EngineProcess, guessing: EngineProcess, options: argparse.Namespace
+) -> Iterator[Cell]:
     queues = {name: iter(jobs_of({name: one}, 10**6)) for name, one in given.items()}
-    for name, callers in itertools.product(given, CALLERS):
-        for engine in (plain, guessing) if callers == CALLERS[0] else ():
-            run(engine, list(itertools.islice(queues[name], WARM_UP)), 1)
-        yield _said(measure(plain, guessing, list(itertools.islice(queues[name], CALLS)), callers))
-    for callers in CALLERS:
-        each = [list(itertools.islice(queue, CALLS // len(queues))) for queue in queues.values()]
+    for queue in queues.values():
+        warm_up = list(itertools.islice(queue, WARM_UP))
+        for engine in (plain, guessing):
+            run(engine, warm_up, 1)
+        for callers in options.callers:
+            yield _said(measure(plain, guessing, list(itertools.islice(queue, options.calls)), callers))
+    for callers in options.callers:
+        each = [list(itertools.islice(queue, options.calls // len(queues))) for queue in queues.values()]
         yield _said(measure(plain, guessing, [job for jobs in zip(*each, strict=False) for job in jobs], callers))
 
 
