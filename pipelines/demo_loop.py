@@ -23,7 +23,7 @@ Run = Callable[[list[str]], str]
 
 LEARNT: Final = ("desk_triage", "ledger_lines", "comment_checks")
 """Agents of the own workload whose answers are short: a specialist for one is trained in a minute or two here."""
-MOST_EXAMPLES: Final = 600
+MOST_EXAMPLES: Final = 400
 CANARY_ROUNDS: Final = 5
 CANARY_CALLS: Final = 240
 _TAKEN_UP_S: Final = 5.0
