@@ -3,7 +3,8 @@
 The score is the sum of the answer's token log-probabilities; an answer is accepted when its score is at least the
 threshold. The risk of a threshold t is R(t) = P(score >= t and the answer is wrong), over all of a specialist's calls.
 `calibrate` returns the most permissive threshold whose risk is at most alpha with probability at least 1 - delta over
-the draw of the sample, whatever the scores are worth and however they are distributed.
+the draw of the sample, whatever the scores are worth and however they are distributed; a stricter one, where answers of
+such a score are more often wrong than right.
 
 Learn then Test (Angelopoulos, Bates, Candes, Jordan, Lei 2021, arXiv:2110.01052, section 3) with fixed-sequence
 testing: H(t): R(t) > alpha is tested from the strictest t to the loosest, each at level delta, until the first that is
@@ -37,6 +38,10 @@ from registry.errors import BadInputError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+LEAST_P_RIGHT: Final = 0.5
+"""P(right | score) below which no answer is believed. A specialist that is nearly always right would pass with all of
+its answers, and its least sure ones are what becomes frequent when calls change: the bound is about calls as they were.
+"""
 _BISECTIONS: Final = 60
 
 
@@ -124,6 +129,8 @@ def sample_of(
 def calibrate(sample: Sample, alpha: float, delta: float, at_ms: int = 0) -> Calibration:
     """Return the most permissive threshold with P(R(threshold) > alpha) <= delta; its threshold is None if none passes.
 
+    Then it is raised to where an answer is right as often as not, which can only lower the risk.
+
     Each test counts the answers that speak of its t: those whose `judged_from` is at most t, so a threshold below what
     was judged is never reached. If a sample leaves out what lies below `judged_from`, accepted and wrong answers are
     more frequent in it than among all calls, and the test is conservative. The sample's answers must be independent.
@@ -140,7 +147,16 @@ def calibrate(sample: Sample, alpha: float, delta: float, at_ms: int = 0) -> Cal
     failed = np.flatnonzero(wrong > allowed)
     passed = int(failed[0]) if len(failed) else len(points)
     threshold = float(points[passed - 1]) if passed else None
-    return describe(sample, threshold, alpha, delta, at_ms)
+    return describe(sample, _where_likely_right(sample, threshold), alpha, delta, at_ms)
+
+
+def _where_likely_right(sample: Sample, threshold: float | None) -> float | None:
+    """Return the threshold, or the least score above those of which answers were mostly wrong, if that is stricter."""
+    steps = fit_reliability(sample)
+    unlikely = bisect.bisect_left(steps.p_right, LEAST_P_RIGHT)
+    if threshold is None or not unlikely:
+        return threshold
+    return max(threshold, steps.scores[unlikely]) if unlikely < len(steps.scores) else None
 
 
 def describe(sample: Sample, threshold: float | None, alpha: float, delta: float, at_ms: int = 0) -> Calibration:
