@@ -23,9 +23,9 @@ Run = Callable[[list[str]], str]
 
 LEARNT: Final = ("desk_triage", "ledger_lines", "comment_checks")
 """Agents of the own workload whose answers are short: a specialist for one is trained in a minute or two here."""
-MOST_EXAMPLES: Final = 400
+MOST_EXAMPLES: Final = 320
 CANARY_ROUNDS: Final = 5
-CANARY_CALLS: Final = 240
+CANARY_CALLS: Final = 180
 _TAKEN_UP_S: Final = 5.0
 """A gateway follows the ledger within two seconds, and its record a second later."""
 
