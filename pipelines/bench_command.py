@@ -23,7 +23,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.command("bench", short_help="Measure a whole turn of the loop on a workload.")
 @click.option("--data", required=True, help="A workload folder with splits train and dev or hold, `env`, or `own`.")
 @click.option("--families", required=True, help="Comma-separated.")
-@click.option("--calls", default=4_000, show_default=True, type=click.IntRange(200), help="Most train rows a family.")
+@click.option("--calls", default=3_000, show_default=True, type=click.IntRange(200), help="Most train rows a family.")
 @click.option("--judged-calls", type=click.IntRange(1), help="Most dev or hold rows a family.  [default: all]")
 @click.option(
     "--reports", default=0.3, show_default=True, type=click.FloatRange(0, 1),

@@ -59,7 +59,7 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     registry: Path
     promotion: Path
     """A promotion.yaml: what the loop promotes by, and the gateway demotes by."""
-    calls: int = 4_000
+    calls: int = 3_000
     """Most rows of a family that are sent to be learnt from, those for its canary among them."""
     judged_calls: int | None = None
     """Most rows of a family that are judged at the end; None takes all."""
