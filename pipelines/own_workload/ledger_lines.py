@@ -1,4 +1,4 @@
-"""Classification of bank lines: the account each belongs to, and whether somebody must look at it."""
+"""Classification of bank lines: the account each belongs to."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pipelines.own_workload.wording import choose, fill, of_split, slots, table
 def app() -> dict[str, Any]:
     """The agent: its prompt and the schema of its answer."""
     accounts = list(table("ledger_lines")["lines"])
-    properties = {"account": {"type": "string", "enum": accounts}, "review": {"type": "boolean"}}
-    return json_app("ledger_lines", "booking", properties)
+    return json_app("ledger_lines", "booking", {"account": {"type": "string", "enum": accounts}})
 
 
 def row(split: str, rng: random.Random) -> dict[str, Any]:
@@ -35,6 +34,6 @@ def row(split: str, rng: random.Random) -> dict[str, Any]:
         template = template.lower()
     return {
         "input": fill(template, values),
-        "expected": {"account": account, "review": cents >= 100000},
+        "expected": {"account": account},
         "personal": [["name", values["holder"]]] if "holder" in slots(template) else [],
     }

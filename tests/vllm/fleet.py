@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ from typing import Any
 
 import openai
 
+from pipelines.quick_trial import QUICK_PROMOTION
 from tests.e2e.gateway_process import GatewayProcess, running_gateway
 from tests.vllm.trained_adapters import DESKS, Adapter, request
 from tests.vllm.vllm_process import MODEL
@@ -66,11 +68,14 @@ def registry(url: str, entries: Sequence[dict[str, Any]] = ()) -> str:
 
 
 def write_policies(folder: Path) -> Path:
-    """A cluster for each desk, told by the system prompt; no learning, so that who answers does not drift."""
+    """A cluster for each desk, told by the system prompt; no learning, so that who answers does not drift, and nobody
+    is demoted for being late where gateway, vLLM and tests share the cores.
+    """
     folder.mkdir()
     clusters = [{"name": desk, "system_patterns": [f"^You sort for the {desk} desk"]} for desk in DESKS]
     (folder / "clusters.yaml").write_text(json.dumps({"clusters": clusters}))
     (folder / "planner.yaml").write_text("learning: {enabled: false}\n")
+    shutil.copyfile(QUICK_PROMOTION, folder / "promotion.yaml")
     return folder
 
 
