@@ -147,24 +147,32 @@ def calibrate(sample: Sample, alpha: float, delta: float, at_ms: int = 0) -> Cal
     failed = np.flatnonzero(wrong > allowed)
     passed = int(failed[0]) if len(failed) else len(points)
     threshold = float(points[passed - 1]) if passed else None
-    return describe(sample, _where_likely_right(sample, threshold), alpha, delta, at_ms)
+    reliability = fit_reliability(sample)
+    return describe(sample, _where_likely_right(reliability, threshold), alpha, delta, at_ms, reliability)
 
 
-def _where_likely_right(sample: Sample, threshold: float | None) -> float | None:
+def _where_likely_right(steps: Reliability, threshold: float | None) -> float | None:
     """Return the threshold, or the least score above those of which answers were mostly wrong, if that is stricter."""
-    steps = fit_reliability(sample)
     unlikely = bisect.bisect_left(steps.p_right, LEAST_P_RIGHT)
     if threshold is None or not unlikely:
         return threshold
     return max(threshold, steps.scores[unlikely]) if unlikely < len(steps.scores) else None
 
 
-def describe(sample: Sample, threshold: float | None, alpha: float, delta: float, at_ms: int = 0) -> Calibration:
+def describe(
+    sample: Sample,
+    threshold: float | None,
+    alpha: float,
+    delta: float,
+    at_ms: int = 0,
+    reliability: Reliability | None = None,
+) -> Calibration:
     """Return what the sample says of a threshold, wherever that comes from. `-inf` accepts all, None nothing.
 
     The limit of the risk holds for `calibrate`'s own threshold, or one chosen without looking at the sample.
+    `reliability` is the sample's, where it is fitted already.
     """
-    reliability = fit_reliability(sample)
+    reliability = reliability or fit_reliability(sample)
     tally = tally_of(sample, math.inf if threshold is None else threshold)
     return Calibration(
         threshold=threshold,
